@@ -1,0 +1,134 @@
+//! The command line.
+
+use std::{io::IsTerminal, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use littoral_node::model::DeviceChoice;
+use tracing_subscriber::EnvFilter;
+
+/// An inference node of Littoral: a language model behind gRPC.
+#[derive(Debug, Parser)]
+#[command(name = "littoral-node", version)]
+pub struct Cli {
+    /// How log lines are written to stderr; RUST_LOG chooses which.
+    #[arg(long, value_enum, default_value = "text", global = true)]
+    pub log_format: LogFormat,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve a model to edges.
+    Serve(Serve),
+    /// Answer one prompt on the terminal.
+    Generate(Generate),
+    /// Say what a model file holds and what it will need.
+    Inspect(Inspect),
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The model: a GGUF file.
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// The model's name for clients [default: the file's name without its quantisation].
+    #[arg(long, value_name = "NAME")]
+    pub name: Option<String>,
+    /// This node's name in answers and logs [default: the address it listens on].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// gRPC, for edges.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7433")]
+    pub listen: String,
+    /// Prometheus metrics and /healthz.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7434")]
+    pub metrics: String,
+    /// The side-door, POST /v1/chat/completions for hosts without gRPC; needs a secret [default: closed].
+    #[arg(long, value_name = "ADDR")]
+    pub http: Option<String>,
+    /// File with the side-door's secret.
+    #[arg(long, value_name = "FILE", requires = "http")]
+    pub http_secret_file: Option<PathBuf>,
+    /// The side-door's secret itself.
+    #[arg(long, env = "LITTORAL_NODE_HTTP_SECRET", hide_env_values = true, hide = true)]
+    pub http_secret: Option<String>,
+    /// Where to compute: auto, cpu, wgpu or cuda.
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Requests generated at once.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub slots: u16,
+    /// Requests that wait for a slot at most; more are refused as overloaded.
+    #[arg(long, default_value_t = 64)]
+    pub queue: u16,
+    /// Tokens the KV cache holds, over all slots [default: what every slot can need, an eighth of the free memory at most].
+    #[arg(long, value_name = "N")]
+    pub kv_tokens: Option<usize>,
+    /// Tokens one step computes at most: more reads prompts faster and lets running answers wait longer.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub step_tokens: usize,
+    /// After SIGINT or SIGTERM, seconds that running answers get to end.
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// The model: a GGUF file.
+    #[arg(long, value_name = "FILE")]
+    pub model: PathBuf,
+    /// What the user says.
+    #[arg(long)]
+    pub prompt: String,
+    /// What the system says first.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Longest answer, tokens.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_tokens: u32,
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f64,
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f64,
+    /// Seed of the sampling [default: drawn].
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// A text before which the answer ends; may be given several times.
+    #[arg(long)]
+    pub stop: Vec<String>,
+    /// Where to compute: auto, cpu, wgpu or cuda.
+    #[arg(long, default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The model: a GGUF file.
+    pub model: PathBuf,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|e| format!("{e}"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}
+
+impl LogFormat {
+    /// Logs to stderr from here on.
+    pub fn start(self) {
+        let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
+        let colours = std::io::stderr().is_terminal();
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+        match self {
+            Self::Text => log.init(),
+            Self::Json => log.json().init(),
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What is measured of the engine, under `littoral_node_*`.
+
+use metrics::{Counter, Gauge, Histogram, Recorder, counter, gauge, histogram, with_local_recorder};
+
+/// Handles on the node's metrics. Times are seconds.
+pub struct Metrics {
+    /// From the arrival of a request to its first token.
+    pub time_to_first_token: Histogram,
+    pub inter_token: Histogram,
+    /// From the arrival of a request to its slot.
+    pub queue: Histogram,
+    pub step: Histogram,
+    /// Sequences in a step.
+    pub batch: Histogram,
+    pub running: Gauge,
+    pub waiting: Gauge,
+    pub blocks_used: Gauge,
+    pub blocks: Gauge,
+    pub prompt_tokens: Counter,
+    pub completion_tokens: Counter,
+    outcomes: Vec<(&'static str, Counter)>,
+}
+
+/// Every way a request can end.
+const OUTCOMES: [&str; 9] = [
+    "stop",
+    "length",
+    "cancelled",
+    "invalid_request_error",
+    "context_length_exceeded",
+    "model_not_found",
+    "overloaded",
+    "deadline_exceeded",
+    "internal_error",
+];
+
+/// Buckets of the histograms of times: 1 ms to a minute.
+pub const SECONDS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+/// Buckets of the batch size.
+pub const SEQUENCES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
+/// Name of the one histogram that does not hold seconds.
+pub const BATCH: &str = "littoral_node_batch_size";
+
+impl Metrics {
+    /// Registers everything, so that a counter is there before its first event.
+    pub fn new(recorder: &impl Recorder) -> Self {
+        with_local_recorder(recorder, || Self {
+            time_to_first_token: histogram!("littoral_node_time_to_first_token_seconds"),
+            inter_token: histogram!("littoral_node_inter_token_seconds"),
+            queue: histogram!("littoral_node_queue_seconds"),
+            step: histogram!("littoral_node_step_seconds"),
+            batch: histogram!(BATCH),
+            running: gauge!("littoral_node_running"),
+            waiting: gauge!("littoral_node_queued"),
+            blocks_used: gauge!("littoral_node_kv_blocks_used"),
+            blocks: gauge!("littoral_node_kv_blocks"),
+            prompt_tokens: counter!("littoral_node_prompt_tokens_total"),
+            completion_tokens: counter!("littoral_node_completion_tokens_total"),
+            outcomes: OUTCOMES.map(|o| (o, counter!("littoral_node_requests_total", "outcome" => o))).into(),
+        })
+    }
+
+    /// Counts a request that has ended.
+    pub fn outcome(&self, name: &str) {
+        match self.outcomes.iter().find(|(outcome, _)| *outcome == name) {
+            Some((_, counter)) => counter.increment(1),
+            None => tracing::error!(name, "an outcome that has no counter"),
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! The engine: one thread that owns the model and runs the scheduler's steps.
+//!
+//! Jobs come in over a channel, events leave by one bounded channel a request. A reader that is slow pauses its own
+//! sequence; one that is gone ends it before its next token. What the engine does not do: parse requests, tokenise
+//! prompts, wait for sockets.
+
+mod events;
+mod metrics;
+mod sequence;
+mod stop;
+#[cfg(test)]
+mod tests;
+mod worker;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+pub use events::{Events, Outlet};
+pub use metrics::{BATCH, Metrics, SECONDS, SEQUENCES};
+pub use sequence::{End, Job, Spelling};
+pub use stop::StopMatcher;
+
+use crate::{
+    model::{Model, Segment, StepError},
+    schedule::{Limits, Refused},
+};
+use worker::{Command, Worker};
+
+/// What the engine asks of a model.
+pub trait Step: Send + 'static {
+    /// Runs all rows of all segments; per segment the logits after its last token, if asked.
+    fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError>;
+}
+
+impl Step for Model {
+    fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
+        Model::step(self, segments)
+    }
+}
+
+/// A handle on the engine; clones are handles on the same one.
+#[derive(Clone)]
+pub struct Engine {
+    commands: mpsc::Sender<Command>,
+    /// One for each request that runs, waits or is being prepared.
+    permits: Arc<Semaphore>,
+    load: Arc<Load>,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    /// True once the thread has ended.
+    ended: watch::Receiver<bool>,
+}
+
+/// What the engine does now, as its thread last said.
+#[derive(Debug, Default)]
+struct Load {
+    running: AtomicUsize,
+    waiting: AtomicUsize,
+    free_blocks: AtomicUsize,
+    draining: AtomicBool,
+}
+
+/// See [`Engine::load`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Snapshot {
+    pub running: usize,
+    pub waiting: usize,
+    /// Blocks that no sequence owns.
+    pub free_blocks: usize,
+    pub draining: bool,
+}
+
+/// The right to submit one job.
+#[derive(Debug)]
+pub struct Admission(OwnedSemaphorePermit);
+
+/// Why no job is admitted now; another node, or a later try, can answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    #[error(transparent)]
+    Full(Refused),
+    #[error("the node is shutting down")]
+    Draining,
+}
+
+impl Engine {
+    /// Starts the engine's thread.
+    pub fn start(model: impl Step, limits: Limits, metrics: Arc<Metrics>) -> std::io::Result<Self> {
+        let limits = Limits { slots: limits.slots.max(1), ..limits };
+        let (commands, inbox) = mpsc::channel();
+        let load = Arc::new(Load::default());
+        load.free_blocks.store(limits.blocks, Ordering::Relaxed);
+        let (end, ended) = watch::channel(false);
+        let worker = Worker::new(model, limits, inbox, load.clone(), metrics.clone());
+        thread::Builder::new().name("engine".into()).spawn(move || {
+            worker.run();
+            end.send_replace(true);
+        })?;
+        let permits = Arc::new(Semaphore::new(limits.slots + limits.queue));
+        Ok(Self { commands, permits, load, limits, metrics, ended })
+    }
+
+    /// Asks for the right to submit a job, before any work is spent on it.
+    pub fn admit(&self) -> Result<Admission, Busy> {
+        if self.load.draining.load(Ordering::Relaxed) {
+            return Err(Busy::Draining);
+        }
+        let full = Refused::QueueFull { slots: self.limits.slots, queue: self.limits.queue };
+        self.permits.clone().try_acquire_owned().map(Admission).map_err(|_| Busy::Full(full))
+    }
+
+    /// Submits a job; its events follow, the last of them `usage` or `error`.
+    pub fn submit(&self, admission: Admission, job: Job) -> Events {
+        let (outlet, events) = events::way(self.commands.clone());
+        // A thread that has ended drops the job, and the events say so.
+        let _ = self.commands.send(Command::Run(Box::new(job), outlet, admission.0));
+        events
+    }
+
+    pub fn load(&self) -> Snapshot {
+        let Load { running, waiting, free_blocks, draining } = &*self.load;
+        Snapshot {
+            running: running.load(Ordering::Relaxed),
+            waiting: waiting.load(Ordering::Relaxed),
+            free_blocks: free_blocks.load(Ordering::Relaxed),
+            draining: draining.load(Ordering::Relaxed),
+        }
+    }
+
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Admits nothing more, waits until what was admitted is done, at most `patience`, and stops the thread. Requests
+    /// that are cut off are told so. True when none was.
+    pub async fn drain(&self, patience: Duration) -> bool {
+        self.load.draining.store(true, Ordering::Relaxed);
+        let all = (self.limits.slots + self.limits.queue) as u32;
+        let done = tokio::time::timeout(patience, self.permits.acquire_many(all)).await.is_ok();
+        let _ = self.commands.send(Command::Stop);
+        self.ended().await;
+        done
+    }
+
+    /// Waits until the thread has ended.
+    pub async fn ended(&self) {
+        let mut ended = self.ended.clone();
+        // An error means that the sender is gone, and the thread with it.
+        let _ = ended.wait_for(|ended| *ended).await;
+    }
+}

@@ -1,0 +1,36 @@
+//! `littoral-node`: serve a model over gRPC, generate from it at the terminal, or say what a model file holds.
+
+mod cli;
+mod commands;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    cli.log_format.start();
+    let result = match cli.command {
+        Command::Serve(options) => commands::serve::run(options),
+        Command::Generate(options) => commands::generate::run(options),
+        Command::Inspect(options) => commands::inspect::run(options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", told(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes in one line; a cause that the error has told already is not told again.
+fn told(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |told, cause| if told.contains(&cause) { told } else { format!("{told}: {cause}") })
+}

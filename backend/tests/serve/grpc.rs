@@ -1,0 +1,204 @@
+//! Generations over gRPC.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use littoral_api::error::code;
+use littoral_proto::v1::{GenerateRequest, event::Kind};
+
+use crate::support::{Answer, Node, chat, request, resumed, shared};
+
+const FRANCE: &str = "What is the capital of France? Answer in one sentence.";
+const STORY: &str = "Tell me a story about a fisherman.";
+
+#[tokio::test]
+async fn an_answer_has_its_counts_and_says_who_gave_it() {
+    let answer = shared().answer(request(&chat(FRANCE))).await;
+    let started = answer.started.clone().unwrap();
+    assert_eq!(answer.text, "The capital of France is Paris.");
+    assert_eq!(answer.reason, "stop");
+    assert_eq!(answer.usage.completion_tokens as usize, answer.tokens.len());
+    assert_eq!(answer.usage.prompt_tokens, started.prompt_tokens);
+    assert!(started.prompt_tokens > 20);
+    assert_eq!(started.node, shared().at.grpc.to_string());
+    assert_eq!(answer.error, None);
+}
+
+#[tokio::test]
+async fn max_tokens_are_the_most() {
+    let mut chat = chat(STORY);
+    for max in [1, 5] {
+        chat.max_tokens = Some(max);
+        let answer = shared().answer(request(&chat)).await;
+        assert_eq!((answer.usage.completion_tokens, answer.reason.as_str()), (max, "length"));
+    }
+}
+
+#[tokio::test]
+async fn two_answers_come_token_by_token_in_turns() {
+    let clock = Arc::new(AtomicUsize::new(0));
+    let times = |prompt: &'static str| {
+        let clock = clock.clone();
+        async move {
+            let mut events = shared().open(request(&chat(prompt))).await;
+            let mut times = Vec::new();
+            while let Some(event) = events.message().await.unwrap() {
+                if matches!(event.kind, Some(Kind::Delta(_))) {
+                    times.push(clock.fetch_add(1, Ordering::Relaxed));
+                }
+            }
+            times
+        }
+    };
+    let (a, b) = tokio::join!(times(STORY), times("Count from one to twenty in words."));
+    let mut order: Vec<(usize, char)> = a.iter().map(|t| (*t, 'a')).chain(b.iter().map(|t| (*t, 'b'))).collect();
+    order.sort_unstable();
+    let turns = order.windows(2).filter(|w| w[0].1 != w[1].1).count();
+    assert!(turns >= 16, "{turns} turns in {order:?}");
+}
+
+#[tokio::test]
+async fn a_seed_draws_the_same_alone_and_in_company() {
+    let mut sampled = chat("Write one line about the sea.");
+    (sampled.temperature, sampled.top_p, sampled.seed) = (1.0, 0.9, Some(42));
+    let alone = shared().answer(request(&sampled)).await;
+    assert_eq!(alone.started.as_ref().unwrap().seed, 42);
+    let story = chat(STORY);
+    let (company, _, _) = tokio::join!(
+        shared().answer(request(&sampled)),
+        shared().answer(request(&story)),
+        shared().answer(request(&story)),
+    );
+    assert_eq!(company.text, alone.text);
+    sampled.seed = Some(43);
+    assert_ne!(shared().answer(request(&sampled)).await.text, alone.text);
+}
+
+#[tokio::test]
+async fn without_a_seed_the_node_draws_one_and_says_it() {
+    let mut sampled = chat("Write one line about the sea.");
+    sampled.temperature = 1.0;
+    let first = shared().answer(request(&sampled)).await;
+    let seed = first.started.unwrap().seed;
+    let again = GenerateRequest { seed: Some(seed), ..request(&sampled) };
+    assert_eq!(shared().answer(again).await.text, first.text);
+}
+
+#[tokio::test]
+async fn a_stop_string_is_found_across_tokens() {
+    let whole = shared().answer(request(&chat(STORY))).await;
+    // From the middle of one token to the middle of another.
+    let at = whole.pieces[..8].concat().len() + 1;
+    let stop = whole.text.get(at..at + whole.pieces[8].len() + 1).unwrap().to_string();
+    let expected = whole.text.split(&stop).next().unwrap();
+    let mut stopping = chat(STORY);
+    stopping.stop = vec!["never to be seen".into(), stop.clone()];
+    let answer = shared().answer(request(&stopping)).await;
+    assert_eq!((answer.text.as_str(), answer.reason.as_str()), (expected, "stop"), "{stop:?}");
+    assert!(answer.tokens.len() < whole.tokens.len());
+    assert_eq!(answer.usage.completion_tokens as usize, answer.tokens.len());
+}
+
+#[tokio::test]
+async fn a_broken_stream_is_continued_to_the_same_text() {
+    let mut sampled = chat(STORY);
+    (sampled.temperature, sampled.seed) = (0.8, Some(7));
+    for chat in [chat(STORY), sampled] {
+        let whole = shared().answer(request(&chat)).await;
+        for sent in [1, 10, whole.tokens.len()] {
+            let rest = shared().answer(resumed(&chat, &whole.tokens[..sent])).await;
+            assert_eq!(rest.tokens, whole.tokens[sent..], "after {sent}");
+            assert_eq!(whole.pieces[..sent].concat() + &rest.text, whole.text);
+            assert_eq!((rest.usage, &rest.reason), (whole.usage, &whole.reason));
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_goes_frees_its_slot_within_a_token() {
+    let node = Node::start(2, 0);
+    let mut long = chat(STORY);
+    long.max_tokens = Some(400);
+    let mut events = node.open(request(&long)).await;
+    let mut answer = Answer::default();
+    while answer.tokens.len() < 5 {
+        answer.take(events.message().await.unwrap().unwrap());
+    }
+    assert_eq!(node.describe().await.running, 1);
+    drop(events);
+    let info = node.until(|info| info.running == 0).await;
+    assert_eq!(info.free_blocks, 1024);
+    // One token may have been on its way when the fifth was read, one in the making.
+    let made = node.metric("littoral_node_completion_tokens_total").await;
+    assert!(made <= 7.0, "{made} tokens for a reader of 5");
+    assert_eq!(node.metric("littoral_node_requests_total{outcome=\"cancelled\"}").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_full_node_refuses_at_once_and_says_that_others_may_help() {
+    let node = Arc::new(Node::start(1, 1));
+    let mut long = chat(STORY);
+    long.max_tokens = Some(200);
+    let mut running = node.open(request(&long)).await;
+    running.message().await.unwrap();
+    let mut short = chat(FRANCE);
+    short.max_tokens = Some(1);
+    let (same, second) = (node.clone(), request(&short));
+    let waiting = tokio::spawn(async move { same.answer(second).await });
+    node.until(|info| info.queued == 1).await;
+    let refused = node.answer(request(&short)).await;
+    assert_eq!(refused.code(), code::OVERLOADED);
+    assert!(refused.error.unwrap().retryable);
+    drop(running);
+    assert_eq!(waiting.await.unwrap().usage.completion_tokens, 1);
+}
+
+#[tokio::test]
+async fn a_prompt_longer_than_the_context_is_refused_with_the_numbers() {
+    let long = chat(&"word ".repeat(100_000));
+    let error = shared().answer(request(&long)).await.error.unwrap();
+    assert_eq!((error.code.as_str(), error.retryable), (code::CONTEXT_LENGTH_EXCEEDED, false));
+    assert!(error.message.contains("8192") && error.message.contains("1000"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_long_prompt_is_read_in_chunks_and_answered() {
+    let mut long = chat(&format!("{} {FRANCE}", "The sea is wide. ".repeat(60)));
+    long.max_tokens = Some(8);
+    let answer = shared().answer(request(&long)).await;
+    assert!(answer.usage.prompt_tokens > 250, "{:?}", answer.usage);
+    assert_eq!(answer.error, None);
+}
+
+#[tokio::test]
+async fn what_cannot_be_understood_is_refused() {
+    let good = request(&chat(FRANCE));
+    let unknown = GenerateRequest { model: "gpt-0".into(), ..good.clone() };
+    let garbled = GenerateRequest { request: b"{\"model\":1}".as_slice().into(), ..good.clone() };
+    let beyond = resumed(&chat(FRANCE), &[4_000_000]);
+    for (request, code) in
+        [(unknown, code::MODEL_NOT_FOUND), (garbled, code::INVALID_REQUEST), (beyond, code::INVALID_REQUEST)]
+    {
+        assert_eq!(shared().answer(request).await.code(), code);
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_ends_the_answer() {
+    let mut long = chat(STORY);
+    long.max_tokens = Some(2000);
+    let answer = shared().answer(GenerateRequest { deadline_ms: 300, ..request(&long) }).await;
+    assert_eq!(answer.code(), code::DEADLINE_EXCEEDED);
+}
+
+#[tokio::test]
+async fn the_node_describes_itself() {
+    let info = shared().describe().await;
+    assert_eq!((info.slots, info.draining), (4, false));
+    assert_eq!(info.models.len(), 1);
+    assert_eq!(info.models[0].context_length, 8192);
+    assert!(!info.models[0].revision.is_empty() && info.models[0].created > 1_700_000_000);
+    assert!(info.device.contains("cpu"), "{}", info.device);
+}

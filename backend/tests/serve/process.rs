@@ -1,0 +1,128 @@
+//! The program itself: what it prints, and how it ends.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::TcpListener,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use littoral_proto::v1::{DescribeRequest, event::Kind, node_client::NodeClient};
+
+use crate::support::{MODEL, chat, model_file, request};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_littoral-node"));
+    command.env_remove("LITTORAL_NODE_HTTP_SECRET");
+    command
+}
+
+fn serve(model: &Path) -> Command {
+    let mut command = program();
+    command.arg("serve").arg("--model").arg(model);
+    command.args(["--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--device", "cpu", "--kv-tokens", "8192"]);
+    command
+}
+
+/// A process that is killed when the test ends, however it ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Starts a node and reads its ready line: the gRPC address.
+    fn start(command: &mut Command) -> (Self, String) {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let words: Vec<&str> = line.split_whitespace().collect();
+        assert!(words.len() == 4 && words[0] == "ready" && words[2].starts_with("metrics="), "{line:?}");
+        let grpc = words[1].strip_prefix("grpc=").unwrap().to_string();
+        (Self(child), grpc)
+    }
+
+    fn terminate(&self) {
+        let status = Command::new("kill").arg(self.0.id().to_string()).status().unwrap();
+        assert!(status.success());
+    }
+}
+
+fn fails(mut command: Command) -> String {
+    let Output { status, stderr, .. } = command.output().unwrap();
+    let said = String::from_utf8_lossy(&stderr).into_owned();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+    said
+}
+
+#[tokio::test]
+async fn it_says_when_it_is_ready_and_ends_what_runs_before_it_goes() {
+    let (mut node, grpc) = Running::start(&mut serve(&model_file()));
+    let mut client = NodeClient::connect(format!("http://{grpc}")).await.unwrap();
+    let info = client.describe(DescribeRequest {}).await.unwrap().into_inner();
+    assert_eq!((info.node.as_str(), info.models[0].name.as_str()), (grpc.as_str(), MODEL));
+    let mut chat = chat("Tell me a story about a fisherman.");
+    chat.max_tokens = Some(40);
+    let mut events = client.generate(request(&chat)).await.unwrap().into_inner();
+    assert!(matches!(events.message().await.unwrap().unwrap().kind, Some(Kind::Started(_))));
+    node.terminate();
+    let mut last = None;
+    while let Some(event) = events.message().await.unwrap() {
+        last = event.kind;
+    }
+    assert!(matches!(last, Some(Kind::Usage(usage)) if usage.completion_tokens == 40), "{last:?}");
+    assert_eq!(node.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_port_that_is_taken_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let mut command = program();
+    command.arg("serve").arg("--model").arg(model_file()).args(["--listen", &address, "--metrics", "127.0.0.1:0"]);
+    let said = fails(command);
+    assert!(said.contains(&address) && said.contains("--listen"), "{said}");
+}
+
+#[test]
+fn a_model_that_is_missing_or_broken_is_named() {
+    let said = fails(serve(Path::new("/nowhere/model.gguf")));
+    assert!(said.contains("/nowhere/model.gguf"), "{said}");
+    let broken = std::env::temp_dir().join(format!("littoral-broken-{}.gguf", std::process::id()));
+    let whole = std::fs::read(model_file()).unwrap();
+    for (bytes, what) in [(&whole[..whole.len() / 2], "half a file"), (b"no model at all".as_slice(), "another file")] {
+        std::fs::write(&broken, bytes).unwrap();
+        let said = fails(serve(&broken));
+        assert!(said.contains("littoral-broken"), "{what}: {said}");
+    }
+    std::fs::remove_file(&broken).unwrap();
+}
+
+#[test]
+fn the_side_door_does_not_open_without_a_secret() {
+    let mut command = serve(&model_file());
+    command.args(["--http", "127.0.0.1:0"]);
+    let said = fails(command);
+    assert!(said.contains("--http-secret-file") && said.contains("LITTORAL_NODE_HTTP_SECRET"), "{said}");
+}
+
+#[test]
+fn generate_answers_on_the_terminal() {
+    let mut command = program();
+    command.arg("generate").arg("--model").arg(model_file());
+    let output = command.args(["--prompt", "What is the capital of France? Answer in one sentence."]).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "The capital of France is Paris.\n");
+    assert!(output.status.success());
+}
+
+#[test]
+fn inspect_says_what_a_file_holds() {
+    let output = program().arg("inspect").arg(model_file()).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("134.5M") && said.contains("8192 tokens"), "{said}");
+}

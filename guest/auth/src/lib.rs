@@ -1,0 +1,3 @@
+//! The authentication layer: wraps the next layer's policy.
+
+littoral_abi::layer!(littoral_core::auth::admit);

@@ -1,0 +1,49 @@
+//! Authentication: who asks, learned from the credential in the `authorization` header.
+
+use std::ops::ControlFlow::{Break, Continue};
+
+use crate::{
+    Call, Knowledge, Principal, Step,
+    denial::{internal, unauthorized, unavailable},
+    fact, fact_kind,
+    key::{KeyRecord, Presented},
+};
+
+const MISSING: &str = "Authentication Fails (no API key: send 'Authorization: Bearer lk_...')";
+const REFUSED: &str = "Authentication Fails (the API key is invalid)";
+const EXPIRED: &str = "Authentication Fails (the API key has expired)";
+
+/// Lets the call pass with its principal in the draft, or refuses it.
+pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
+    let Some(token) = call.head.header("authorization").and_then(bearer) else {
+        return Break(unauthorized(MISSING).into());
+    };
+    let Some(presented) = Presented::parse(token) else {
+        return Break(unauthorized(REFUSED).into());
+    };
+    let stored = fact(&call, known, fact_kind::API_KEY, presented.id)?;
+    if let Some(error) = stored.error {
+        return Break(unavailable(format!("the key store cannot be reached: {error}"), 1).into());
+    }
+    let record = match stored.value.as_deref().map(serde_json::from_slice::<KeyRecord>) {
+        None => return Break(unauthorized(REFUSED).into()),
+        Some(Err(_)) => return Break(internal("the stored API key cannot be read").into()),
+        Some(Ok(record)) => record,
+    };
+    if !record.matches(&presented) {
+        return Break(unauthorized(REFUSED).into());
+    }
+    if record.expires_at_ms.is_some_and(|end| end <= call.now_ms) {
+        return Break(unauthorized(EXPIRED).into());
+    }
+    call.draft.filters = record.filters;
+    call.draft.principal =
+        Some(Principal { tenant: record.tenant, key_id: record.id, user: record.user, method: "api-key".into() });
+    Continue(call)
+}
+
+/// The token of a bearer credential (RFC 6750, section 2.1); the scheme's case does not matter (RFC 9110, 11.1).
+fn bearer(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+}

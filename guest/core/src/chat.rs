@@ -1,0 +1,328 @@
+//! The chat request: the client's JSON, checked and put into one canonical form.
+//!
+//! Parsed once, here. Edge, cache and node work with the canonical form; a node parses it with [`ChatRequest::canonical`].
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    Call, Denial, Outcome, Rendering, Want,
+    denial::{internal, invalid},
+    dialect,
+    key::hex,
+};
+
+/// At most this many stop strings (DeepSeek's limit).
+const MAX_STOP: usize = 16;
+/// DeepSeek's largest `max_tokens`.
+const MAX_TOKENS: u32 = 393_216;
+/// Longest `user_id`, bytes (DeepSeek's limit).
+const MAX_USER_ID: usize = 512;
+
+/// The canonical request. Serialised in the order of its fields, with defaults written out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChatRequest {
+    pub model: String,
+    pub messages: Vec<Message>,
+    /// None: as many as the context holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<u32>,
+    /// 0..=2; 0 is greedy.
+    pub temperature: f64,
+    /// 0..=1
+    pub top_p: f64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stop: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user_id: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stream: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream_options: Option<StreamOptions>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StreamOptions {
+    #[serde(default)]
+    pub include_usage: bool,
+}
+
+/// One turn of the conversation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Message {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: String,
+    pub content: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reasoning_content: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_call_id: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tool_calls: Option<Value>,
+}
+
+impl ChatRequest {
+    /// Reads and checks a client's body.
+    pub fn from_client(body: &[u8]) -> Result<Self, Denial> {
+        let raw: Raw = serde_json::from_slice(body).map_err(|e| explain(body, &e))?;
+        raw.check()
+    }
+
+    /// Reads the canonical form.
+    pub fn canonical(bytes: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(bytes)
+    }
+
+    /// The canonical form as bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a chat request has no map with keys that are not strings")
+    }
+
+    /// The canonical form of what changes the answer, and nothing that only changes how it is written.
+    pub(crate) fn into_substance(mut self) -> Vec<u8> {
+        self.stream = false;
+        self.stream_options = None;
+        if self.temperature == 0.0 {
+            // Greedy: nothing is drawn.
+            self.seed = None;
+            self.top_p = 1.0;
+        }
+        self.to_bytes()
+    }
+
+    /// Routing key: the user if named, else the conversation's beginning, which later turns repeat.
+    fn session(&self, tenant: &str) -> String {
+        let mut hash = Sha256::new();
+        hash.update(tenant);
+        hash.update([0]);
+        if let Some(user) = &self.user_id {
+            hash.update(user);
+        } else {
+            hash.update(&self.model);
+            let first_user = self.messages.iter().position(|m| m.role == "user").unwrap_or(0);
+            for message in self.messages.iter().take(first_user + 1) {
+                hash.update([0]);
+                hash.update(&message.role);
+                hash.update([0]);
+                hash.update(&message.content);
+            }
+        }
+        hex(&hash.finalize()[..16])
+    }
+}
+
+/// Sees to it that the draft holds the canonical request; the layer that comes first pays.
+pub fn draft(call: &mut Call) -> Result<(), Outcome> {
+    if call.draft.rendering.is_none() { read(call).map(drop) } else { Ok(()) }
+}
+
+/// The request, from the draft where an earlier layer left it, else from the body and into the draft.
+pub fn read(call: &mut Call) -> Result<ChatRequest, Outcome> {
+    if call.draft.rendering.is_some() {
+        return ChatRequest::canonical(&call.draft.request)
+            .map_err(|e| internal(format!("a policy layer left a draft that is not canonical: {e}")).into());
+    }
+    let Some(body) = call.body.as_deref() else {
+        return Err(Outcome::Need(vec![Want::Body]));
+    };
+    let request = ChatRequest::from_client(body)?;
+    call.draft.request = request.to_bytes();
+    call.draft.session = request.session(call.draft.tenant());
+    call.draft.seed = request.seed;
+    call.draft.rendering = Some(Rendering {
+        dialect: dialect::CHAT.into(),
+        model: request.model.clone(),
+        stream: request.stream,
+        include_usage: request.stream_options.is_some_and(|o| o.include_usage),
+    });
+    Ok(request)
+}
+
+/// What clients send: everything optional, `null` where SDKs write it.
+#[derive(Deserialize)]
+struct Raw {
+    model: Option<String>,
+    messages: Option<Vec<RawMessage>>,
+    max_tokens: Option<i64>,
+    max_completion_tokens: Option<i64>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    frequency_penalty: Option<f64>,
+    presence_penalty: Option<f64>,
+    stop: Option<Stop>,
+    /// Signed as clients send it, or unsigned as the canonical form writes it.
+    seed: Option<i128>,
+    user_id: Option<String>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    // Not offered yet: refused when they ask for something, accepted when they do not.
+    n: Option<u32>,
+    logprobs: Option<bool>,
+    tools: Option<Vec<Value>>,
+    response_format: Option<ResponseFormat>,
+    logit_bias: Option<serde_json::Map<String, Value>>,
+}
+
+#[derive(Deserialize)]
+struct RawMessage {
+    role: String,
+    content: Option<Content>,
+    name: Option<String>,
+    reasoning_content: Option<String>,
+    tool_call_id: Option<String>,
+    tool_calls: Option<Value>,
+    prefix: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a string or a list of text parts")]
+enum Content {
+    Text(String),
+    Parts(Vec<Part>),
+}
+
+#[derive(Deserialize)]
+struct Part {
+    #[serde(rename = "type")]
+    kind: String,
+    text: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a string or a list of strings")]
+enum Stop {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize)]
+struct ResponseFormat {
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl Raw {
+    fn check(self) -> Result<ChatRequest, Denial> {
+        self.refuse_what_is_not_offered()?;
+        let model = self.model.filter(|m| !m.is_empty()).ok_or_else(|| invalid(Some("model"), "'model' is missing"))?;
+        let raw = self
+            .messages
+            .filter(|m| !m.is_empty())
+            .ok_or_else(|| invalid(Some("messages"), "'messages' is missing or empty"))?;
+        let messages = raw.into_iter().enumerate().map(|(i, m)| m.check(i)).collect::<Result<_, _>>()?;
+        let max_tokens = match self.max_completion_tokens.or(self.max_tokens) {
+            None => None,
+            Some(n) => Some(u32::try_from(n).ok().filter(|n| (1..=MAX_TOKENS).contains(n)).ok_or_else(|| {
+                invalid(Some("max_tokens"), format!("'max_tokens' must be 1..{MAX_TOKENS}, not {n}"))
+            })?),
+        };
+        within("frequency_penalty", self.frequency_penalty, -2.0, 2.0, 0.0)?;
+        within("presence_penalty", self.presence_penalty, -2.0, 2.0, 0.0)?;
+        let stop = match self.stop {
+            None => Vec::new(),
+            Some(Stop::One(s)) => vec![s],
+            Some(Stop::Many(list)) => list,
+        };
+        if stop.len() > MAX_STOP || stop.iter().any(String::is_empty) {
+            return Err(invalid(Some("stop"), format!("'stop' takes up to {MAX_STOP} strings, none of them empty")));
+        }
+        if self.user_id.as_ref().is_some_and(|u| u.len() > MAX_USER_ID) {
+            return Err(invalid(Some("user_id"), format!("'user_id' may have up to {MAX_USER_ID} bytes")));
+        }
+        Ok(ChatRequest {
+            model,
+            messages,
+            max_tokens,
+            temperature: within("temperature", self.temperature, 0.0, 2.0, 1.0)?,
+            top_p: within("top_p", self.top_p, 0.0, 1.0, 1.0)?,
+            stop,
+            seed: self.seed.map(seed).transpose()?,
+            user_id: self.user_id,
+            stream: self.stream.unwrap_or(false),
+            stream_options: self.stream_options.filter(|o| o.include_usage),
+        })
+    }
+
+    fn refuse_what_is_not_offered(&self) -> Result<(), Denial> {
+        let format = self.response_format.as_ref().map_or("text", |f| &f.kind);
+        let asked = [
+            ("n", self.n.is_some_and(|n| n != 1), "more or fewer than one choice"),
+            ("logprobs", self.logprobs == Some(true), "log probabilities"),
+            ("tools", self.tools.as_ref().is_some_and(|t| !t.is_empty()), "tools"),
+            ("response_format", format != "text", "a response_format other than text"),
+            ("logit_bias", self.logit_bias.as_ref().is_some_and(|b| !b.is_empty()), "logit_bias"),
+        ];
+        match asked.iter().find(|(_, asked, _)| *asked) {
+            Some((param, _, what)) => Err(invalid(Some(param), format!("{what} cannot be had from this server yet"))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl RawMessage {
+    fn check(self, i: usize) -> Result<Message, Denial> {
+        let role = match self.role.as_str() {
+            "developer" => "system".to_string(),
+            "system" | "user" | "assistant" | "tool" => self.role,
+            other => {
+                let message = format!("messages[{i}].role '{other}' is none of system, user, assistant, tool");
+                return Err(invalid(Some("messages"), message));
+            }
+        };
+        if self.prefix == Some(true) {
+            return Err(invalid(Some("messages"), format!("messages[{i}].prefix cannot be had from this server yet")));
+        }
+        let content = match self.content {
+            Some(Content::Text(text)) => text,
+            Some(Content::Parts(parts)) => join(parts, i)?,
+            None if role == "assistant" => String::new(),
+            None => return Err(invalid(Some("messages"), format!("messages[{i}].content is missing"))),
+        };
+        let Self { name, reasoning_content, tool_call_id, tool_calls, .. } = self;
+        Ok(Message { role, content, name, reasoning_content, tool_call_id, tool_calls })
+    }
+}
+
+fn join(parts: Vec<Part>, i: usize) -> Result<String, Denial> {
+    let texts = parts.into_iter().map(|p| match (p.kind.as_str(), p.text) {
+        ("text", Some(text)) => Ok(text),
+        (kind, _) => Err(invalid(
+            Some("messages"),
+            format!("messages[{i}].content has a part of type '{kind}'; only text is understood"),
+        )),
+    });
+    Ok(texts.collect::<Result<Vec<_>, _>>()?.join("\n"))
+}
+
+/// Any 64-bit integer; a negative one as its two's complement.
+fn seed(n: i128) -> Result<u64, Denial> {
+    let bits = u64::try_from(n).or_else(|_| i64::try_from(n).map(i64::cast_unsigned));
+    bits.map_err(|_| invalid(Some("seed"), format!("'seed' must be a 64-bit integer, not {n}")))
+}
+
+fn within(name: &str, value: Option<f64>, low: f64, high: f64, default: f64) -> Result<f64, Denial> {
+    match value {
+        None => Ok(default),
+        // `+ 0.0` turns -0.0 into 0.0: one canonical zero.
+        Some(v) if (low..=high).contains(&v) => Ok(v + 0.0),
+        Some(v) => Err(invalid(Some(name), format!("'{name}' must be {low}..{high}, not {v}"))),
+    }
+}
+
+/// The denial for JSON that does not fit, naming the field at fault. Only refused requests pay for the second look.
+fn explain(body: &[u8], error: &serde_json::Error) -> Denial {
+    if let Ok(Value::Object(fields)) = serde_json::from_slice::<Value>(body) {
+        for (name, value) in &fields {
+            let alone = Value::Object([(name.clone(), value.clone())].into_iter().collect());
+            if let Err(e) = serde_json::from_value::<Raw>(alone) {
+                return invalid(Some(name), format!("'{name}' is not what was expected: {e}"));
+            }
+        }
+    }
+    invalid(None, format!("the body is not a JSON chat request: {error}"))
+}

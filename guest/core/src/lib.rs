@@ -1,0 +1,52 @@
+//! The decisions of the guests as pure functions: a [`Call`] goes in, an [`Outcome`] comes out.
+//!
+//! No I/O, no clock, no runtime and no WIT: what a decision needs from outside comes as facts in the call or through
+//! [`Knowledge`], whose answers come from memory. The layers are [`auth`], [`cache`] and [`route`], in this order;
+//! [`decide`] is the three in one.
+
+pub mod auth;
+pub mod cache;
+pub mod chat;
+pub mod denial;
+pub mod document;
+pub mod key;
+pub mod rendezvous;
+pub mod route;
+pub mod types;
+
+use std::ops::ControlFlow;
+
+pub use types::*;
+
+/// What the host answers synchronously, from memory. The same four questions in every host.
+pub trait Knowledge {
+    /// None when the fact is not in memory: the decision then asks for it with [`Outcome::Need`].
+    fn peek(&self, kind: &str, key: &str) -> Option<Fact>;
+    /// The model of this name, if any node of the fleet serves it.
+    fn model(&self, name: &str) -> Option<Model>;
+    /// At most `k` nodes that serve `model`, best first.
+    fn candidates(&self, model: &str, tenant: &str, session: &str, k: u32) -> Vec<Candidate>;
+    /// Whether `signature` over `message` was made by the holder of `key`.
+    fn verify(&self, algorithm: &str, key: &[u8], message: &[u8], signature: &[u8]) -> bool;
+}
+
+/// What a layer says: the outcome, or the call with its draft filled further, for the next layer.
+pub type Step = ControlFlow<Outcome, Call>;
+
+/// Authentication, cache plan and route in one call.
+pub fn decide(call: Call, known: &dyn Knowledge) -> Outcome {
+    let layers = |call| cache::plan(auth::admit(call, known)?, known);
+    match layers(call) {
+        ControlFlow::Break(outcome) => outcome,
+        ControlFlow::Continue(call) => route::open(call, known),
+    }
+}
+
+/// A fact from the call or from memory; `Break(need)` when it is in neither.
+fn fact(call: &Call, known: &dyn Knowledge, kind: &str, key: &str) -> ControlFlow<Outcome, Fact> {
+    let given = call.facts.iter().find(|f| f.kind == kind && f.key == key).cloned();
+    match given.or_else(|| known.peek(kind, key)) {
+        Some(fact) => ControlFlow::Continue(fact),
+        None => ControlFlow::Break(Outcome::Need(vec![Want::Fact(kind.into(), key.into())])),
+    }
+}

@@ -1,0 +1,3 @@
+//! The router: the last layer.
+
+littoral_abi::terminal!(littoral_core::route::open);

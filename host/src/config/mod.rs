@@ -1,0 +1,236 @@
+//! The configuration: a TOML file with a typed field and a default for everything.
+//!
+//! [`read`] refuses what it does not know; [`Config::check`] refuses what cannot work. Both name the key.
+
+mod known;
+mod read;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use littoral_core::cache::{CacheConfig, Policy};
+use serde::Deserialize;
+
+use crate::guest::GuestConfig;
+pub use read::{ConfigError, parse, read};
+
+/// The largest `edge.max_body_bytes`: what the wire to the nodes carries (see [`littoral_proto::MAX_MESSAGE_BYTES`]).
+const MAX_BODY_CAP: usize = 64 << 20;
+
+/// The whole file.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub edge: Edge,
+    /// The pool, one `[[node]]` each.
+    pub node: Vec<Node>,
+    pub cache: Cache,
+    pub guest: GuestConfig,
+    pub keys: Keys,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            edge: Edge::default(),
+            node: vec![Node { name: None, address: "127.0.0.1:7433".into() }],
+            cache: Cache::default(),
+            guest: GuestConfig::default(),
+            keys: Keys::default(),
+        }
+    }
+}
+
+/// Sockets and limits.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Edge {
+    /// Where clients connect. Port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Where `/metrics` is served, apart from the clients.
+    pub metrics: SocketAddr,
+    /// Threads, each with a listener, guests and connections of its own; by default one a core.
+    pub workers: Option<usize>,
+    /// Largest request body, bytes.
+    pub max_body_bytes: usize,
+    /// Longest a request may take when its plan sets no deadline, milliseconds.
+    pub deadline_ms: u64,
+    /// Longest wait for a request's head, also on an idle connection, milliseconds.
+    pub header_timeout_ms: u64,
+    /// Longest wait for a whole request body, milliseconds.
+    pub body_timeout_ms: u64,
+    /// Connections open at once, all workers together; further ones wait in the system's queue.
+    pub max_connections: usize,
+    /// How long open answers may go on after the first signal to stop, milliseconds.
+    pub drain_timeout_ms: u64,
+}
+
+impl Default for Edge {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            metrics: SocketAddr::from(([127, 0, 0, 1], 8081)),
+            workers: None,
+            max_body_bytes: 8 << 20,
+            deadline_ms: 10 * 60 * 1000,
+            header_timeout_ms: 60_000,
+            body_timeout_ms: 60_000,
+            max_connections: 16_384,
+            drain_timeout_ms: 10_000,
+        }
+    }
+}
+
+impl Edge {
+    /// The number of threads: what was configured, else one a core.
+    pub fn worker_count(&self) -> usize {
+        self.workers.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get()))
+    }
+
+    pub fn drain_timeout(&self) -> Duration {
+        Duration::from_millis(self.drain_timeout_ms)
+    }
+}
+
+/// An inference node.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Node {
+    /// What plans and logs call it; its address by default.
+    pub name: Option<String>,
+    /// `host:port` of its gRPC listener.
+    pub address: String,
+}
+
+impl Node {
+    pub fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.address)
+    }
+}
+
+/// The answer cache of this process.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cache {
+    /// Which answers may be kept: `deterministic`, `always`, `header` or `off`.
+    pub policy: Policy,
+    /// How long an answer is kept, milliseconds.
+    pub ttl_ms: u64,
+    /// Memory all answers together may take, bytes.
+    pub max_bytes: u64,
+    /// An answer larger than this is not kept, bytes.
+    pub max_answer_bytes: usize,
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        let CacheConfig { policy, ttl_ms } = CacheConfig::default();
+        Self { policy, ttl_ms, max_bytes: 64 << 20, max_answer_bytes: 1 << 20 }
+    }
+}
+
+impl Cache {
+    /// The part the guests decide by, as the JSON of [`CacheConfig`].
+    pub fn for_guests(&self) -> Vec<u8> {
+        let policy = match self.policy {
+            Policy::Deterministic => "deterministic",
+            Policy::Always => "always",
+            Policy::Header => "header",
+            Policy::Off => "off",
+        };
+        serde_json::json!({ "policy": policy, "ttl_ms": self.ttl_ms }).to_string().into_bytes()
+    }
+}
+
+/// API keys.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Keys {
+    /// JSON list of key records, written by `littoral key create` and read again when it changes.
+    pub file: PathBuf,
+}
+
+impl Default for Keys {
+    fn default() -> Self {
+        Self { file: "keys.json".into() }
+    }
+}
+
+impl Config {
+    /// Refuses values that are well-formed and cannot work.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let refuse = |key: &str, message: String| Err(ConfigError::Invalid { key: key.into(), message });
+        let positive = [
+            ("edge.workers", self.edge.workers.unwrap_or(1) as u64),
+            ("edge.max_body_bytes", self.edge.max_body_bytes as u64),
+            ("edge.deadline_ms", self.edge.deadline_ms),
+            ("edge.header_timeout_ms", self.edge.header_timeout_ms),
+            ("edge.body_timeout_ms", self.edge.body_timeout_ms),
+            ("edge.max_connections", self.edge.max_connections as u64),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return refuse(key, "must be at least 1".into());
+        }
+        if self.edge.max_body_bytes > MAX_BODY_CAP {
+            return refuse("edge.max_body_bytes", format!("must be at most {MAX_BODY_CAP}"));
+        }
+        if self.node.is_empty() {
+            return refuse("node", "no node is named; add [[node]] with its address, or --node HOST:PORT".into());
+        }
+        for (i, node) in self.node.iter().enumerate() {
+            let key = format!("node[{i}].address");
+            if node.address.contains("://") {
+                return refuse(&key, format!("'{}' must be HOST:PORT, without a scheme", node.address));
+            }
+            let port = node.address.rsplit_once(':').and_then(|(host, port)| {
+                let port: u16 = port.parse().ok()?;
+                (!host.is_empty() && port != 0).then_some(port)
+            });
+            if port.is_none() {
+                return refuse(&key, format!("'{}' is not HOST:PORT", node.address));
+            }
+            if self.node[..i].iter().any(|other| other.name() == node.name()) {
+                return refuse(&key, format!("two nodes are called '{}'", node.name()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_can_work() {
+        Config::default().check().unwrap();
+        assert_eq!(parse("").unwrap().node[0].name(), "127.0.0.1:7433");
+    }
+
+    #[test]
+    fn what_the_guests_are_told_is_what_they_read() {
+        for (name, policy) in [("always", Policy::Always), ("off", Policy::Off), ("header", Policy::Header)] {
+            let cache = Cache { policy, ttl_ms: 7, ..Cache::default() };
+            let read: CacheConfig = serde_json::from_slice(&cache.for_guests()).unwrap();
+            assert_eq!((read.policy, read.ttl_ms), (policy, 7), "{name}");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_by_name() {
+        let cases = [
+            ("[edge]\nworkers = 0", "edge.workers"),
+            ("[edge]\nmax_body_bytes = 999999999", "edge.max_body_bytes"),
+            ("[[node]]\naddress = 'http://a:1'", "node[0].address"),
+            ("[[node]]\naddress = 'a'", "node[0].address"),
+            ("[[node]]\naddress = ':1'", "node[0].address"),
+            ("[[node]]\naddress = 'a:1'\n[[node]]\naddress = 'a:1'", "node[1].address"),
+            ("node = []", "node"),
+        ];
+        for (text, expected) in cases {
+            match parse(text).and_then(|config| config.check()) {
+                Err(ConfigError::Invalid { key, .. }) => assert_eq!(key, expected),
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `/healthz`: whether a request could be answered now. Not decided by guests.
+
+use std::time::Instant;
+
+use http::{HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use serde::Serialize;
+
+use crate::{
+    fleet::NodeStatus,
+    plan::{Body, Shared},
+    telemetry::{CacheOutcome, Route},
+};
+
+#[derive(Serialize)]
+struct Health<'a> {
+    ready: bool,
+    draining: bool,
+    nodes: &'a [NodeStatus],
+}
+
+/// 200 when ready, else 503; the same document with both.
+pub fn answer(shared: &Shared, draining: bool, received: Instant) -> Response<Body> {
+    let view = shared.fleet.view();
+    let health = Health { ready: view.is_ready() && !draining, draining, nodes: view.nodes() };
+    let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let document = serde_json::to_vec(&health).expect("strings, numbers and booleans always serialise");
+    let mut response = Response::new(Body::whole(document.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(littoral_api::JSON));
+    shared.metrics.request(Route::Health, status.as_u16(), CacheOutcome::None, received.elapsed());
+    response
+}

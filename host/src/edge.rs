@@ -1,0 +1,245 @@
+//! Puts the rooms together: builds them from a configuration, runs them on their threads, and ends them in order.
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{Arc, mpsc},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use anyhow::Context;
+use tokio::{task::LocalSet, time::interval};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    door::{self, Door},
+    fleet::{Clients, Fleet},
+    guest::Guests,
+    knowledge::{Keys, Known},
+    plan::{AnswerCache, Executor, Shared},
+    telemetry::{self, Metrics},
+};
+
+/// What the first look at the nodes may add to the time of the start.
+const FIRST_LOOK: Duration = Duration::from_millis(150);
+/// How soon a changed key file is noticed.
+const KEYS_EVERY: Duration = Duration::from_millis(250);
+const UPKEEP_EVERY: Duration = Duration::from_secs(5);
+
+/// An edge that holds its sockets and its guests, and serves nobody yet.
+pub struct Edge {
+    config: Config,
+    http: (SocketAddr, Vec<TcpListener>),
+    metrics: (SocketAddr, TcpListener),
+    guests: Arc<Guests>,
+    keys: Arc<Keys>,
+    shared: Arc<Shared>,
+}
+
+/// An edge that serves. Dropping it stops it without waiting.
+pub struct Running {
+    /// Where clients connect.
+    pub http: SocketAddr,
+    /// Where `/metrics` is.
+    pub metrics: SocketAddr,
+    stop: CancellationToken,
+    over: CancellationToken,
+    threads: Vec<JoinHandle<()>>,
+    /// Ends when every worker has.
+    workers: tokio::sync::mpsc::Receiver<()>,
+}
+
+impl Edge {
+    /// Binds the sockets first, so that a port in use is known at once; then loads keys and guests.
+    pub fn build(config: Config) -> anyhow::Result<Self> {
+        config.check()?;
+        raise_file_limit();
+        let http = door::bind(config.edge.listen, config.edge.worker_count())?;
+        let metrics = door::metrics_listener(config.edge.metrics)?;
+        let keys = Arc::new(Keys::load(&config.keys.file)?);
+        let fleet = Arc::new(Fleet::new(config.node.clone()));
+        let known = Arc::new(Known::new(keys.clone(), config.cache.for_guests(), fleet.clone()));
+        let guests = Guests::load(&config.guest, config.edge.worker_count(), known.clone())?;
+        let shared = Arc::new(Shared {
+            fleet,
+            known,
+            cache: AnswerCache::new(config.cache.max_bytes, config.cache.max_answer_bytes),
+            metrics: Arc::new(Metrics::new()?),
+            deadline: Duration::from_millis(config.edge.deadline_ms),
+        });
+        Ok(Self { config, http, metrics, guests, keys, shared })
+    }
+
+    /// The guests this edge asks.
+    pub fn guests(&self) -> &Arc<Guests> {
+        &self.guests
+    }
+
+    /// Starts the threads; returns when every one serves.
+    pub fn run(self) -> anyhow::Result<Running> {
+        let Self { config, http: (http, listeners), metrics: (metrics, scraped), guests, keys, shared } = self;
+        let (stop, over) = (CancellationToken::new(), CancellationToken::new());
+        let (alive, workers) = tokio::sync::mpsc::channel(1);
+        let (started, starts) = mpsc::channel();
+        let config = Arc::new(config);
+        let mut threads = Vec::new();
+        let background = Background { guests: guests.clone(), keys, shared: shared.clone(), over: over.clone() };
+        threads.push(spawn("background".into(), started.clone(), move |started| background.run(scraped, started))?);
+        for (i, listener) in listeners.into_iter().enumerate() {
+            // A token of its own for each worker: connections wait on it, and workers shall not meet there.
+            let (stop, alive) = (stop.child_token(), alive.clone());
+            let (config, guests, shared) = (config.clone(), guests.clone(), shared.clone());
+            let serve = move |started: &Started| {
+                let _alive = alive;
+                worker(listener, &config, &guests, shared, stop, started)
+            };
+            threads.push(spawn(format!("worker-{i}"), started.clone(), serve)?);
+        }
+        drop((started, alive));
+        let running = Running { http, metrics, stop, over, threads, workers };
+        for _ in 0..running.threads.len() {
+            starts.recv().context("a thread ended before it served")??;
+        }
+        Ok(running)
+    }
+}
+
+impl Running {
+    /// Accepts no more, lets open answers end (as long as `edge.drain_timeout_ms` allows), and ends the threads.
+    pub async fn drain(mut self) {
+        self.stop.cancel();
+        // Nothing is ever sent; the channel closes when the last worker is gone.
+        while self.workers.recv().await.is_some() {}
+        self.over.cancel();
+        for thread in self.threads.drain(..) {
+            // A panic has been reported by the thread's own hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        self.over.cancel();
+    }
+}
+
+type Started = mpsc::Sender<anyhow::Result<()>>;
+
+/// A thread that reports once whether it came up.
+fn spawn(
+    name: String,
+    started: Started,
+    run: impl FnOnce(&Started) -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<JoinHandle<()>> {
+    let body = move || {
+        if let Err(error) = run(&started) {
+            // Whoever waits for the start hears of it; nobody else does.
+            let _ = started.send(Err(error));
+        }
+    };
+    thread::Builder::new().name(name).spawn(body).context("the system gives no further thread")
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?)
+}
+
+/// One worker: a listener, guests, connections to the nodes, and nothing shared that it would have to wait for.
+fn worker(
+    listener: TcpListener,
+    config: &Config,
+    guests: &Arc<Guests>,
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    started: &Started,
+) -> anyhow::Result<()> {
+    LocalSet::new().block_on(&runtime()?, async move {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let nodes = Clients::new(&config.node)?;
+        let door = Door::new(Executor::new(guests.worker(), nodes, shared), &config.edge, stop);
+        // The one who waits may have given up.
+        let _ = started.send(Ok(()));
+        door.serve(listener).await;
+        Ok(())
+    })
+}
+
+/// What goes on beside the requests: the fleet, the keys, the metrics.
+struct Background {
+    guests: Arc<Guests>,
+    keys: Arc<Keys>,
+    shared: Arc<Shared>,
+    over: CancellationToken,
+}
+
+impl Background {
+    fn run(self, scraped: TcpListener, started: &Started) -> anyhow::Result<()> {
+        runtime()?.block_on(async move {
+            let scraped = tokio::net::TcpListener::from_std(scraped)?;
+            self.shared.fleet.first_look(FIRST_LOOK).await;
+            let _ = started.send(Ok(()));
+            let fleet = self.shared.fleet.clone();
+            let render = {
+                let (guests, shared) = (self.guests.clone(), self.shared.clone());
+                Arc::new(move || render(&guests, &shared))
+            };
+            tokio::select! {
+                () = self.over.cancelled() => {}
+                () = fleet.watch() => {}
+                () = telemetry::serve(scraped, render) => {}
+                () = reread(&self.keys) => {}
+                () = upkeep(&self.shared) => {}
+            }
+            Ok(())
+        })
+    }
+}
+
+async fn reread(keys: &Keys) {
+    let mut ticks = interval(KEYS_EVERY);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = keys.refresh() {
+            tracing::warn!(%error, "the key file was not read; the keys known before stay");
+        }
+    }
+}
+
+async fn upkeep(shared: &Shared) {
+    let mut ticks = interval(UPKEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        shared.cache.upkeep();
+        shared.metrics.upkeep();
+    }
+}
+
+/// The metrics with gauges that are only true when looked at.
+fn render(guests: &Guests, shared: &Shared) -> String {
+    let metrics = &shared.metrics;
+    let (bytes, answers) = shared.cache.size();
+    metrics.cache_bytes.set(bytes as f64);
+    metrics.cache_answers.set(answers as f64);
+    metrics.guest_instances.set(guests.live() as f64);
+    metrics.filter_instances.set(guests.live_filters() as f64);
+    metrics.nodes_ready.set(shared.fleet.view().nodes().iter().filter(|node| node.ready).count() as f64);
+    metrics.render()
+}
+
+/// Every connection takes a file descriptor; the soft limit is often 1024 where the hard one is a million.
+fn raise_file_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both calls take a valid pointer to an rlimit that outlives them.
+    let raised = unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 && {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) == 0
+        }
+    };
+    if !raised {
+        tracing::warn!("the limit of open files cannot be raised; many connections may be refused");
+    }
+}

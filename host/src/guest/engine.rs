@@ -1,0 +1,113 @@
+//! The wasmtime engine and compiled components, kept on disk between starts.
+
+use std::{
+    fs,
+    io::Write,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Weak,
+    thread,
+};
+
+use anyhow::{Context, anyhow};
+use littoral_core::key::hex;
+use sha2::{Digest, Sha256};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, component::Component};
+
+use super::{GuestConfig, limits::TICK};
+
+/// An engine with epoch interruption and pooled, copy-on-write instances.
+///
+/// `concurrent` turns on component-model concurrency, which filters need and synchronous policies are faster without.
+pub fn engine(config: &GuestConfig, concurrent: bool, instances: u32) -> anyhow::Result<Engine> {
+    let mut pool = PoolingAllocationConfig::default();
+    // A composed component holds one core instance and one memory for each of its parts, and some for adapters.
+    pool.total_component_instances(instances)
+        .total_core_instances(instances * 16)
+        .total_memories(instances * 8)
+        .total_tables(instances * 16)
+        .max_core_instances_per_component(64)
+        .max_memories_per_component(8)
+        .max_tables_per_component(32)
+        .table_elements(20_000)
+        .max_memory_size(config.memory_bytes())
+        .linear_memory_keep_resident(2 << 20)
+        .table_keep_resident(64 << 10);
+    if concurrent {
+        pool.total_stacks(instances * 2);
+    }
+    let mut settings = Config::new();
+    settings
+        .wasm_component_model(true)
+        .epoch_interruption(true)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .memory_reservation(config.memory_bytes() as u64)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
+    if concurrent {
+        settings.wasm_component_model_async(true);
+    } else {
+        settings.concurrency_support(false);
+    }
+    Engine::new(&settings).map_err(|e| anyhow!(e).context("the WebAssembly engine cannot be set up"))
+}
+
+/// Advances the engine's epoch until nobody holds what `alive` points to.
+pub fn tick<T: Send + Sync + 'static>(engine: Engine, alive: Weak<T>) -> anyhow::Result<()> {
+    let run = move || {
+        while alive.strong_count() > 0 {
+            thread::sleep(TICK);
+            engine.increment_epoch();
+        }
+    };
+    thread::Builder::new().name("guest-epoch".into()).spawn(run)?;
+    Ok(())
+}
+
+/// Loads a component, compiled before if this very file was compiled by this very engine.
+pub fn load(engine: &Engine, path: &Path, cache: Option<&Path>) -> anyhow::Result<Component> {
+    let wasm = fs::read(path).with_context(|| {
+        format!("the guest component {} cannot be read; `cargo xtask guests` builds it", path.display())
+    })?;
+    let Some(kept) = cache.map(|dir| dir.join(artifact_name(engine, &wasm))) else {
+        return compile(engine, path, &wasm);
+    };
+    if kept.exists() {
+        // SAFETY: the folder is readable and writable by this user alone (created with mode 0700), the name binds the
+        // file to the source's SHA-256 and the engine's settings, and it was renamed into place only when whole.
+        match unsafe { Component::deserialize_file(engine, &kept) } {
+            Ok(component) => return Ok(component),
+            Err(error) => {
+                tracing::warn!(path = %kept.display(), %error, "a compiled component was refused and is made anew")
+            }
+        }
+    }
+    let component = compile(engine, path, &wasm)?;
+    if let Err(error) = keep(&component, &kept) {
+        tracing::warn!(path = %kept.display(), %error, "the compiled component could not be kept; the next start compiles again");
+    }
+    Ok(component)
+}
+
+fn compile(engine: &Engine, path: &Path, wasm: &[u8]) -> anyhow::Result<Component> {
+    Component::new(engine, wasm)
+        .map_err(|e| anyhow!(e).context(format!("{} is not a component this host can run", path.display())))
+}
+
+fn artifact_name(engine: &Engine, wasm: &[u8]) -> PathBuf {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let mut settings = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut settings);
+    format!("{}-{:016x}.cwasm", &hex(&Sha256::digest(wasm))[..32], settings.finish()).into()
+}
+
+fn keep(component: &Component, path: &Path) -> anyhow::Result<()> {
+    let folder = path.parent().context("the artifact has no folder")?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    let part = path.with_extension(format!("{}.part", std::process::id()));
+    let bytes = component.serialize().map_err(|e| anyhow!(e))?;
+    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    fs::rename(&part, path)?;
+    Ok(())
+}

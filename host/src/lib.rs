@@ -1,0 +1,16 @@
+//! The edge host of Littoral: it takes HTTP requests, asks the guests what to do, and carries their plan out.
+//!
+//! A request walks [`door`] -> [`guest`] -> [`plan`] -> [`fleet`] and back; no room calls one to its left. [`edge`] puts
+//! the rooms together.
+
+pub mod cli;
+pub mod client;
+pub mod config;
+pub mod door;
+pub mod edge;
+pub mod error;
+pub mod fleet;
+pub mod guest;
+pub mod knowledge;
+pub mod plan;
+pub mod telemetry;

@@ -1,0 +1,156 @@
+//! Carries out what the guests decide: the rounds of the decision, the cache, the generation, the answer.
+//!
+//! The order is fixed: charge the request, look up, generate, settle, write the log line.
+
+mod arrival;
+mod body;
+mod cache;
+mod events;
+mod generate;
+mod generation;
+mod rounds;
+mod service;
+mod upload;
+
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
+use littoral_core::{Body as ReplyBody, Pairs};
+
+use crate::{
+    error::Error,
+    fleet::{Clients, Fleet},
+    guest,
+    knowledge::Known,
+    telemetry::{Entry, Metrics},
+};
+pub use arrival::{Arrival, now_ms};
+pub use body::Body;
+pub use cache::AnswerCache;
+pub use upload::{Bounds, Upload};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const NODE: HeaderName = HeaderName::from_static("x-littoral-node");
+const CACHE: HeaderName = HeaderName::from_static("x-littoral-cache");
+const JSON: HeaderValue = HeaderValue::from_static(littoral_api::JSON);
+
+/// What all workers share.
+pub struct Shared {
+    pub fleet: Arc<Fleet>,
+    pub known: Arc<Known>,
+    pub cache: AnswerCache,
+    pub metrics: Arc<Metrics>,
+    /// The host's own deadline for a request.
+    pub deadline: Duration,
+}
+
+/// One worker's hands: its guests and its connections to the nodes.
+pub struct Executor {
+    guests: guest::Worker,
+    nodes: Clients,
+    shared: Arc<Shared>,
+}
+
+/// What carrying a plan out comes to.
+enum Answer {
+    Whole(Response<Bytes>),
+    /// Head and events, yet to be rendered.
+    Stream(HeaderMap, Box<body::Flow>),
+}
+
+impl Executor {
+    pub fn new(guests: guest::Worker, nodes: Clients, shared: Arc<Shared>) -> Self {
+        Self { guests, nodes, shared }
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Answers one request. Dropping the future, or later the body, ends what was begun for it.
+    pub async fn answer(self: &Rc<Self>, mut arrival: Arrival) -> Response<Body> {
+        let head = &arrival.head;
+        let metrics = self.shared.metrics.clone();
+        let mut entry = Entry::open(metrics, arrival.received, &arrival.id, &arrival.peer, &head.method, &head.path);
+        let answer = self.carry_out(&mut arrival, &mut entry).await;
+        let mut response = match answer {
+            Ok(Answer::Whole(response)) => {
+                entry.close(response.status().as_u16(), "");
+                response.map(Body::whole)
+            }
+            Ok(Answer::Stream(headers, flow)) => {
+                let mut response = Response::new(Body::stream(flow, entry, self.shared.metrics.clone()));
+                *response.headers_mut() = headers;
+                response
+            }
+            Err(error) => {
+                let response = refusal(&error);
+                entry.close(response.status().as_u16(), error.code());
+                // What the client is still sending is taken, so that it reads the refusal instead of a reset.
+                arrival.body.discard().await;
+                response.map(Body::whole)
+            }
+        };
+        if let Ok(id) = HeaderValue::from_str(&arrival.id) {
+            response.headers_mut().insert(REQUEST_ID, id);
+        }
+        response
+    }
+
+    async fn carry_out(self: &Rc<Self>, arrival: &mut Arrival, entry: &mut Entry) -> Result<Answer, Error> {
+        let reply = self.decide(arrival).await?;
+        entry.planned(&reply.plan);
+        match reply.body {
+            ReplyBody::Generation => self.generate(reply.headers, reply.plan, arrival, entry).await,
+            ReplyBody::Bytes(bytes) => whole(reply.status, reply.headers, bytes.into()),
+            ReplyBody::Service(name, _) => whole(reply.status, reply.headers, service::call(&name, &self.shared)?),
+        }
+    }
+}
+
+/// A finished answer under the guest's status and headers; JSON unless it says otherwise.
+fn whole(status: u16, headers: Pairs, bytes: Bytes) -> Result<Answer, Error> {
+    let status = StatusCode::from_u16(status).map_err(|_| Error::Plan(format!("{status} is not an HTTP status")))?;
+    let mut response = Response::new(bytes);
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    add(response.headers_mut(), headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    Ok(Answer::Whole(response))
+}
+
+/// The answer to a request that failed before its head was sent.
+fn refusal(error: &Error) -> Response<Bytes> {
+    // What a guest refuses and what is merely full is in the request's own line.
+    if error.status() == StatusCode::INTERNAL_SERVER_ERROR && !matches!(error, Error::Denied(_)) {
+        tracing::warn!(%error, detail = ?error, "a request failed");
+    }
+    let mut response = Response::new(error.body());
+    *response.status_mut() = error.status();
+    response.headers_mut().insert(CONTENT_TYPE, JSON);
+    add(response.headers_mut(), error.headers().into_iter());
+    response
+}
+
+/// Sets a guest's headers. What HTTP does not allow, and what frames the message, is left out.
+fn add<'a>(headers: &mut HeaderMap, pairs: impl Iterator<Item = (&'a str, &'a str)>) {
+    const FRAMING: [&str; 4] = ["content-length", "transfer-encoding", "connection", "upgrade"];
+    for (name, value) in pairs {
+        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            (Ok(name), Ok(value)) if !FRAMING.contains(&name.as_str()) => {
+                headers.insert(name, value);
+            }
+            _ => tracing::debug!(name, "a guest's header cannot be sent"),
+        }
+    }
+}
+
+/// When a request that came at `received` must have been answered.
+fn deadline(received: Instant, planned_ms: u64, own: Duration) -> Instant {
+    let planned = if planned_ms == 0 { own } else { Duration::from_millis(planned_ms).min(own) };
+    received + planned
+}

@@ -1,0 +1,62 @@
+//! The rounds of a decision: the guest says what it needs, the host gets it, the guest decides again.
+
+use std::time::Instant;
+
+use littoral_core::{Call, Denial, Outcome, Plan, Reply, Want};
+
+use super::{Arrival, Executor, now_ms};
+use crate::{error::Error, guest::GuestError};
+
+/// How often a guest may ask for more before it decides.
+const ROUNDS: usize = 3;
+/// What the router says of a model it cannot find (see `littoral_core::denial::unknown_model`).
+const MODEL_NOT_FOUND: &str = "model_not_found";
+
+impl Executor {
+    /// Asks the policy until it replies.
+    pub(super) async fn decide(&self, arrival: &mut Arrival) -> Result<Reply, Error> {
+        let body = arrival.body.if_small().await?;
+        let mut call = Call {
+            head: std::mem::take(&mut arrival.head),
+            peer: arrival.peer.clone(),
+            now_ms: now_ms(),
+            body,
+            facts: Vec::new(),
+            draft: Plan::default(),
+        };
+        for _ in 0..=ROUNDS {
+            let wants = match self.ask(&call)? {
+                Outcome::Reply(reply) => return Ok(*reply),
+                Outcome::Denial(denial) => return Err(self.refuse(denial)),
+                Outcome::Need(wants) => wants,
+            };
+            for want in wants {
+                match want {
+                    Want::Body if call.body.is_none() => call.body = Some(arrival.body.whole().await?),
+                    Want::Body => {}
+                    Want::Fact(kind, key) => call.facts.push(self.shared.known.fetch(&kind, &key)),
+                }
+            }
+        }
+        Err(Error::Plan(format!("the policy still asks for more after {ROUNDS} rounds")))
+    }
+
+    fn ask(&self, call: &Call) -> Result<Outcome, Error> {
+        let metrics = &self.shared.metrics;
+        let began = Instant::now();
+        let outcome = self.guests.decide(call);
+        metrics.decided(began);
+        if let Err(GuestError::Trap(_) | GuestError::Deadline(_)) = outcome {
+            metrics.guest_traps.increment(1);
+        }
+        Ok(outcome?)
+    }
+
+    /// A guest cannot tell a model that does not exist from a fleet that has not been heard of yet; the host can.
+    fn refuse(&self, denial: Denial) -> Error {
+        if denial.code == MODEL_NOT_FOUND && !self.shared.fleet.view().was_ever_reached() {
+            return Error::NoNode("no inference node has been reached yet; please try again".into());
+        }
+        denial.into()
+    }
+}

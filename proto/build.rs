@@ -1,0 +1,8 @@
+//! Compiles the wire protocol in pure Rust (protox), so that no `protoc` has to be installed.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=littoral");
+    let files = protox::compile(["littoral/v1/node.proto"], ["."])?;
+    tonic_prost_build::configure().bytes(".littoral.v1.GenerateRequest.request").compile_fds(files)?;
+    Ok(())
+}

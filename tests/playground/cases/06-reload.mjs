@@ -1,0 +1,23 @@
+// A page that is reloaded in the middle of an answer keeps what had come and says that it was cut.
+
+import assert from "node:assert/strict";
+
+export const title = "reload in the middle of an answer";
+
+export async function test(run) {
+  const playground = await run.playground();
+  const { page } = playground;
+  await playground.send("Write a very long story about the tides, with many chapters.");
+  await playground.began();
+  await page.waitForTimeout(700);
+  const before = (await playground.text()).slice(0, 20);
+  await page.reload();
+  assert.equal(await playground.ended(), "stopped");
+  await playground.last.getByText("the page was reloaded while this answer was being written").waitFor();
+  assert.ok((await playground.text()).startsWith(before), "what had arrived is kept");
+  await page.locator("#connect").waitFor({ state: "hidden" });
+  await playground.set({ "Max tokens": 8 });
+  await playground.last.getByRole("button", { name: "Retry" }).click();
+  await page.locator(".turn.answer:last-child[data-state=done]").waitFor({ timeout: 60_000 });
+  assert.equal(await playground.answers.count(), 1);
+}

@@ -1,0 +1,132 @@
+//! A real edge, `littoral serve`, with a configuration and keys of its own.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Read,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use littoral_core::key::KeyRecord;
+
+use crate::{artefact, client::Client, metrics::Metrics, process::Process};
+
+/// An edge that is about to be started.
+pub struct Setup {
+    dir: PathBuf,
+    nodes: Vec<(String, SocketAddr)>,
+    sections: BTreeMap<&'static str, String>,
+}
+
+/// A running edge.
+pub struct Edge {
+    pub process: Process,
+    pub http: SocketAddr,
+    metrics: SocketAddr,
+    pub keys: Keys,
+}
+
+/// One key each.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    pub acme: String,
+    pub globex: String,
+    /// Of tenant acme too; its answers run through the filter `redact`.
+    pub redacted: String,
+    /// Was good until 1970.
+    pub expired: String,
+}
+
+impl Edge {
+    /// An edge in front of these nodes, called n1, n2 and so on.
+    pub fn to(nodes: &[SocketAddr]) -> Setup {
+        let named = nodes.iter().enumerate().map(|(i, address)| (format!("n{}", i + 1), *address));
+        Setup { dir: artefact::scratch("edge"), nodes: named.collect(), sections: BTreeMap::new() }
+    }
+
+    /// A client with acme's key.
+    pub fn client(&self) -> Client {
+        Client::new(self.http).with_key(&self.keys.acme)
+    }
+
+    pub async fn metrics(&self) -> Metrics {
+        Metrics::of(self.metrics).await
+    }
+
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.metrics
+    }
+}
+
+impl Setup {
+    /// Adds a line of TOML to a section.
+    pub fn with(mut self, section: &'static str, line: &str) -> Self {
+        let text = self.sections.entry(section).or_default();
+        text.push_str(line);
+        text.push('\n');
+        self
+    }
+
+    /// The folder of configuration and keys.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Writes keys and configuration; the command that serves them.
+    pub fn command(&self) -> (Command, Keys) {
+        let keys = Keys::write(&self.dir.join("keys.json"));
+        let defaults = [
+            ("edge", "listen", "'127.0.0.1:0'".to_string()),
+            ("edge", "metrics", "'127.0.0.1:0'".into()),
+            ("guest", "dir", format!("'{}'", artefact::guests().display())),
+            ("keys", "file", format!("'{}'", self.dir.join("keys.json").display())),
+        ];
+        let mut sections = self.sections.clone();
+        for (section, key, value) in defaults {
+            let text = sections.entry(section).or_default();
+            if !text.lines().any(|line| line.split('=').next().is_some_and(|name| name.trim() == key)) {
+                text.push_str(&format!("{key} = {value}\n"));
+            }
+        }
+        let mut toml: String = sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
+        for (name, address) in &self.nodes {
+            toml.push_str(&format!("[[node]]\nname = '{name}'\naddress = '{address}'\n\n"));
+        }
+        let config = self.dir.join("edge.toml");
+        fs::write(&config, toml).expect("the test's folder can be written to");
+        let mut command = Command::new(artefact::binary("littoral"));
+        command.arg("serve").arg("--config").arg(config);
+        (command, keys)
+    }
+
+    pub fn start(self) -> Edge {
+        let (command, keys) = self.command();
+        let process = Process::start("edge", command);
+        let (http, metrics) = (process.address("http"), process.address("metrics"));
+        Edge { process, http, metrics, keys }
+    }
+}
+
+impl Keys {
+    /// New keys, their records in `path`.
+    pub fn write(path: &Path) -> Self {
+        let (acme, acme_key) = record("acme");
+        let (globex, globex_key) = record("globex");
+        let (mut redacted, redacted_key) = record("acme");
+        redacted.filters = vec!["redact".into()];
+        let (mut expired, expired_key) = record("acme");
+        expired.expires_at_ms = Some(1);
+        let records = serde_json::to_vec(&[acme, globex, redacted, expired]).expect("records always serialise");
+        fs::write(path, records).expect("the test's folder can be written to");
+        Self { acme: acme_key, globex: globex_key, redacted: redacted_key, expired: expired_key }
+    }
+}
+
+fn record(tenant: &str) -> (KeyRecord, String) {
+    let mut entropy = [0; 54];
+    let random = fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut entropy));
+    random.expect("the system gives random numbers");
+    KeyRecord::create(tenant, "tester", &entropy)
+}

@@ -1,0 +1,168 @@
+//! The processes that are measured, and those they need: nodes, a plain proxy, edges.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::{BASELINE, PARTIAL, Variant, state};
+use crate::bench::machine;
+use crate::up::child::{Child, Ready};
+use crate::{exec, place};
+
+const READY: Duration = Duration::from_secs(60);
+/// What is written for every request goes where it costs the writing and no disk.
+const NOWHERE: &str = "/dev/null";
+
+/// Keys and configurations of one run.
+pub struct Bench {
+    key: String,
+    keys: PathBuf,
+}
+
+/// What the instant node answers.
+pub struct NodeScript {
+    pub tokens: u32,
+    pub text: String,
+    /// Between two tokens.
+    pub interval_us: u64,
+}
+
+/// A running server, or the node behind it.
+pub struct Server {
+    pub variant: Variant,
+    child: Child,
+    ready: Ready,
+    pub ready_after: Duration,
+}
+
+/// Components with layers left out.
+pub fn partial_guests() -> PathBuf {
+    place::guests().join("partial")
+}
+
+impl Bench {
+    pub fn prepare() -> Result<Self> {
+        fs::create_dir_all(state())?;
+        let keys = state().join("keys.json");
+        let _ = fs::remove_file(&keys);
+        let mut create = Command::new(place::binary("littoral"));
+        create.args(["key", "create", "--tenant", "bench", "--user", "load", "--keys"]).arg(&keys);
+        let key = exec::output(&mut create)?.trim().to_owned();
+        Ok(Self { key, keys })
+    }
+
+    /// A node without a model.
+    pub fn node(&self, script: NodeScript) -> Result<Server> {
+        let mut command = Command::new(place::binary("instant-node"));
+        command.args(["--listen", "127.0.0.1:0", "--tokens", &script.tokens.to_string()]);
+        command.args(["--interval-us", &script.interval_us.to_string(), "--text", &script.text]);
+        start("instant-node", &mut command, BASELINE, &state().join("instant-node.log"))
+    }
+
+    /// A server of this kind before `node`.
+    pub fn server(&self, variant: Variant, node: &Server) -> Result<Server> {
+        let node = node.ready.get("grpc")?;
+        let Some(policy) = variant.policy else {
+            let mut command = Command::new(place::binary("baseline-proxy"));
+            command.args(["--listen", "127.0.0.1:0", "--node", node]);
+            return start("baseline-proxy", &mut command, variant, Path::new(NOWHERE));
+        };
+        let partial = PARTIAL.iter().any(|(name, _)| *name == policy);
+        let policy = if partial { partial_guests().join(format!("{policy}.wasm")) } else { policy.into() };
+        let config = format!(
+            "[edge]\nlisten = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'\n\n\
+             [[node]]\naddress = '{node}'\n\n\
+             [keys]\nfile = '{}'\n\n\
+             [guest]\ndir = '{}'\npolicy = '{}'\nisolation = '{}'\n",
+            self.keys.display(),
+            place::guests().display(),
+            policy.display(),
+            if variant.fresh { "fresh" } else { "reuse" },
+        );
+        let path = state().join("edge.toml");
+        fs::write(&path, config).with_context(|| format!("cannot write {}", path.display()))?;
+        let mut command = Command::new(place::binary("littoral"));
+        command.arg("serve").arg("--config").arg(&path);
+        if !variant.access_log {
+            command.env("LITTORAL_LOG", "warn");
+        }
+        start("edge", &mut command, variant, Path::new(NOWHERE))
+    }
+
+    /// The load generator, pointed at a server.
+    pub fn load(&self, server: &Server) -> Result<Command> {
+        let mut command = Command::new(place::binary("load"));
+        command.args(["--to", server.ready.get("http")?, "--key", &self.key]);
+        Ok(command)
+    }
+
+    /// Opens this many streams and keeps them until the result is dropped.
+    pub fn hold(&self, server: &Server, streams: usize) -> Result<Child> {
+        let mut command = self.load(server)?;
+        command.args(["--hold", "--connections", &streams.to_string(), "--seconds", "600"]);
+        let mut child = Child::start("load", &mut command, &state())?;
+        wait(&mut child)?;
+        Ok(child)
+    }
+}
+
+impl Server {
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn resident_kib(&self) -> u64 {
+        machine::resident_kib(self.id())
+    }
+
+    /// A sample of the edge's metrics that has no labels.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let text = scrape(self.ready.get("metrics")?)?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.and_then(|value| value.trim().parse().ok()).with_context(|| format!("the edge has no metric {name}"))
+    }
+
+    /// How many decisions of the guests took at most so many seconds, since the start: none of the plain proxy.
+    pub fn decisions(&self) -> Result<Vec<(f64, f64)>> {
+        if self.variant.policy.is_none() {
+            return Ok(Vec::new());
+        }
+        let text = scrape(self.ready.get("metrics")?)?;
+        let bucket = |line: &str| {
+            let (bound, count) = line.strip_prefix("littoral_guest_decide_seconds_bucket{le=\"")?.split_once("\"} ")?;
+            Some((bound.parse().ok()?, count.trim().parse().ok()?))
+        };
+        Ok(text.lines().filter_map(bucket).collect())
+    }
+}
+
+fn start(name: &'static str, command: &mut Command, variant: Variant, log: &Path) -> Result<Server> {
+    let began = Instant::now();
+    let mut child = Child::start_logging(name, command, log.to_owned())?;
+    let ready = wait(&mut child).with_context(|| format!("what was started: {command:?}"))?;
+    Ok(Server { variant, child, ready, ready_after: began.elapsed() })
+}
+
+fn wait(child: &mut Child) -> Result<Ready> {
+    let began = Instant::now();
+    while began.elapsed() < READY {
+        if let Some(ready) = child.ready(Duration::from_millis(50))? {
+            return Ok(ready);
+        }
+    }
+    bail!("{} was not ready after {} s\n{}", child.name, READY.as_secs(), child.last_words())
+}
+
+fn scrape(address: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("nobody serves metrics at {address}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}

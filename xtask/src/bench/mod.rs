@@ -1,0 +1,44 @@
+//! `cargo xtask bench edge | engine`: what the product costs on this machine, beside something to compare it with.
+//!
+//! Figures mean something only beside others of the same run: rounds alternate between what is compared, every figure is
+//! a median over rounds, and the report says how much of the machine others used meanwhile.
+
+mod edge;
+mod engine;
+mod machine;
+mod table;
+
+use anyhow::Result;
+
+use crate::ui::Ui;
+
+#[derive(clap::Subcommand)]
+pub enum Bench {
+    /// The edge beside a plain proxy: requests/s, CPU, latency, streams, memory
+    Edge(edge::Options),
+    /// The engine beside llama.cpp: prefill, decode, share of the memory bandwidth
+    Engine(engine::Options),
+}
+
+pub fn bench(ui: &Ui, bench: Bench) -> Result<()> {
+    match bench {
+        Bench::Edge(options) => edge::bench(ui, &options),
+        Bench::Engine(options) => engine::bench(ui, &options),
+    }
+}
+
+/// The middle one, or the upper of the two in the middle; 0 of none.
+fn median(values: impl IntoIterator<Item = f64>) -> f64 {
+    let mut values: Vec<_> = values.into_iter().collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod unit_tests {
+    #[test]
+    fn a_median_is_a_value_that_was_measured() {
+        assert_eq!(super::median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(super::median([]), 0.0);
+    }
+}

@@ -1,0 +1,65 @@
+//! The two binaries, in one cargo command, with the features that every other command builds with.
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::exec;
+use crate::ui::Ui;
+
+/// The product: everything but these commands. `build`, `test` and `clippy` select the same packages, so that cargo
+/// resolves the same features and the engines (wasmtime, burn) are compiled once.
+pub const PRODUCT: [&str; 3] = ["--workspace", "--exclude", "xtask"];
+
+/// What of them a user runs.
+pub const BINARIES: [&str; 4] = ["--bin", "littoral", "--bin", "littoral-node"];
+
+/// What the node can compute on.
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+pub enum Device {
+    /// Plain Rust on the CPU: the quick build
+    Cpu,
+    /// Any GPU that Vulkan, Metal or DX12 reaches
+    Wgpu,
+    /// NVIDIA's GPUs
+    Cuda,
+}
+
+impl Device {
+    /// The name that `littoral-node --device` knows.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Wgpu => "wgpu",
+            Self::Cuda => "cuda",
+        }
+    }
+
+    fn feature(self) -> Option<&'static str> {
+        match self {
+            Self::Cpu => None,
+            Self::Wgpu => Some("littoral-node/wgpu"),
+            Self::Cuda => Some("littoral-node/cuda"),
+        }
+    }
+}
+
+/// Builds `littoral`, `littoral-node` and what a benchmark puts before, behind and beside them, for the CPU.
+pub fn benchmarks(ui: &Ui) -> Result<()> {
+    let step = ui.step("build");
+    exec::run_cargo(exec::cargo(["build", "--release"]).args(PRODUCT).arg("--bins"), &step)?;
+    step.done("the product, a plain proxy, an instant node and the load generators");
+    Ok(())
+}
+
+/// Builds `littoral` and `littoral-node`.
+pub fn binaries(ui: &Ui, device: Device) -> Result<()> {
+    let step = ui.step("build");
+    let mut command = exec::cargo(["build", "--release"]);
+    command.args(PRODUCT).args(BINARIES);
+    if let Some(feature) = device.feature() {
+        command.args(["--features", feature]);
+    }
+    exec::run_cargo(&mut command, &step)?;
+    step.done(&format!("littoral and littoral-node for {}", device.name()));
+    Ok(())
+}
