@@ -2,6 +2,10 @@
 //!
 //! Randomness is a function of (seed, choice, index), not of a generator's state: a stream that another node continues
 //! draws what the first one would have drawn, and a request draws the same alone and in a batch.
+//!
+//! The batch a row computes in moves its logits by rounding. A draw is therefore a race of the candidates, each with a
+//! random number of its own: only two that arrive almost together could change places. (A number looked up in the sum
+//! of all probabilities would fall beside one of thousands of borders, and every border moves with every logit.)
 
 #[cfg(test)]
 mod tests;
@@ -41,31 +45,47 @@ impl Sampler {
         let scale = 1.0 / self.temperature as f32;
         scratch.clear();
         scratch.extend(logits.iter().zip(0..).map(|(&logit, id)| (((logit - highest) * scale).exp(), id)));
-        let whole: f64 = scratch.iter().map(|(w, _)| f64::from(*w)).sum();
-        let (kept, mass) =
-            if self.top_p < 1.0 { nucleus(scratch, self.top_p * whole) } else { (scratch.as_slice(), whole) };
-        let mut rest = self.uniform(index) * mass;
-        for (weight, id) in kept {
-            rest -= f64::from(*weight);
-            if rest < 0.0 {
-                return Ok(*id);
-            }
-        }
-        // Rounding left a remainder: the last token that has a probability.
-        Ok(kept.iter().rev().find(|(w, _)| *w > 0.0).map_or(best, |(_, id)| *id))
+        let kept = if self.top_p < 1.0 { nucleus(scratch, self.top_p) } else { scratch.as_slice() };
+        Ok(self.race(kept, index).unwrap_or(best))
     }
 
-    /// A number in [0, 1): the first 53 bits of SHA-256 over seed, choice and index, little-endian.
-    fn uniform(&self, index: u32) -> f64 {
+    /// The first to arrive, where a candidate of weight `w` takes the time `-ln(u) / w` and `u` is uniform: each wins
+    /// with the probability `w / sum of all w` (the Gumbel-max trick: Maddison et al. 2014, "A* Sampling").
+    fn race(&self, candidates: &[(f32, u32)], index: u32) -> Option<u32> {
+        let key = self.key(index);
+        let mut first = (f64::INFINITY, None);
+        for &(weight, id) in candidates {
+            let weight = f64::from(weight);
+            let late = uniform(key, id);
+            // -ln(1 - late) is at least `late`: almost all are out of the race before a logarithm is taken.
+            if weight > 0.0 && late < first.0 * weight {
+                let arrival = -(-late).ln_1p() / weight;
+                if arrival < first.0 {
+                    first = (arrival, Some(id));
+                }
+            }
+        }
+        first.1
+    }
+
+    /// The first 64 bits of SHA-256 over seed, choice and index, little-endian.
+    fn key(&self, index: u32) -> u64 {
         let digest = Sha256::new()
-            .chain_update(b"littoral sample 1")
+            .chain_update(b"littoral sample 2")
             .chain_update(self.seed.to_le_bytes())
             .chain_update(self.choice.to_le_bytes())
             .chain_update(index.to_le_bytes())
             .finalize();
-        let first = digest.iter().take(8).fold(0u64, |n, b| n << 8 | u64::from(*b));
-        (first >> 11) as f64 / (1u64 << 53) as f64
+        digest.iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b))
     }
+}
+
+/// A number in [0, 1) for a token: the output of SplitMix64 at `id` steps from `key` (Steele et al. 2014).
+fn uniform(key: u64, id: u32) -> f64 {
+    let mut z = key.wrapping_add((u64::from(id) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
 }
 
 /// The first greatest logit and its token.
@@ -82,13 +102,16 @@ fn greatest(logits: &[f32]) -> Result<(u32, f32), SampleError> {
     if best.1 == f32::NEG_INFINITY { Err(SampleError::Empty) } else { Ok(best) }
 }
 
-/// The heaviest candidates that together reach `mass`, heaviest first, and their weight. Sorts only as many as it needs.
-fn nucleus(candidates: &mut [(f32, u32)], mass: f64) -> (&[(f32, u32)], f64) {
+/// The heaviest candidates that together have the share `top_p` of all weight, heaviest first; at least one. Sorts only
+/// as many as it needs.
+fn nucleus(candidates: &mut [(f32, u32)], top_p: f64) -> &[(f32, u32)] {
+    let weight = |candidates: &[(f32, u32)]| candidates.iter().map(|(w, _)| f64::from(*w)).sum::<f64>();
     let order = |a: &(f32, u32), b: &(f32, u32)| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1));
+    let mass = top_p * weight(candidates);
     let mut head = 32;
     while head < candidates.len() {
         candidates.select_nth_unstable_by(head, order);
-        if candidates[..head].iter().map(|(w, _)| f64::from(*w)).sum::<f64>() >= mass {
+        if weight(&candidates[..head]) >= mass {
             break;
         }
         head *= 4;
@@ -99,8 +122,8 @@ fn nucleus(candidates: &mut [(f32, u32)], mass: f64) -> (&[(f32, u32)], f64) {
     for i in 0..head {
         sum += f64::from(candidates[i].0);
         if sum >= mass {
-            return (&candidates[..=i], sum);
+            return &candidates[..=i];
         }
     }
-    (&candidates[..head], sum)
+    &candidates[..head]
 }

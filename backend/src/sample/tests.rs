@@ -60,7 +60,7 @@ fn a_wide_nucleus_is_cut_where_a_full_sort_would_cut_it() {
             sum += f64::from(sorted[needed].0);
             needed += 1;
         }
-        assert_eq!(nucleus(&mut candidates, mass).0, &sorted[..needed], "{top_p}");
+        assert_eq!(nucleus(&mut candidates, top_p), &sorted[..needed], "{top_p}");
     }
 }
 
@@ -73,6 +73,18 @@ fn a_draw_depends_on_seed_choice_and_index_and_on_nothing_else() {
     assert_eq!(WARM.pick(&logits, 42, &mut fresh), Ok(all[42]), "an index alone draws what the whole stream draws");
     assert_ne!(draw(&Sampler { seed: 8, ..WARM }, &logits, 50), all);
     assert_ne!(draw(&Sampler { choice: 1, ..WARM }, &logits, 50), all);
+}
+
+#[test]
+fn the_rounding_of_another_batch_changes_no_draw() {
+    // As many tokens as a vocabulary has, and the difference that the golden tests allow ten times over.
+    let logits: Vec<f32> = (0..50_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) as f32 / 1e6).collect();
+    let rounded: Vec<f32> = logits.iter().zip(0..).map(|(l, i)| l + if i % 3 == 0 { 3e-5 } else { -3e-5 }).collect();
+    assert_ne!(rounded, logits);
+    for top_p in [1.0, 0.9] {
+        let sampler = Sampler { top_p, ..WARM };
+        assert_eq!(draw(&sampler, &rounded, 200), draw(&sampler, &logits, 200), "{top_p}");
+    }
 }
 
 #[test]
