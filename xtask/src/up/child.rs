@@ -149,19 +149,17 @@ fn die_with_parent(_: &mut Command) {}
 mod tests {
     use super::*;
 
-    fn shell(script: &str) -> Result<Child> {
+    /// Logs to a folder of its own, named after the test: tests run side by side.
+    fn shell(test: &str, script: &str) -> Result<Child> {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
-        Child::start(
-            "shell",
-            &mut command,
-            &std::env::temp_dir().join(format!("littoral-child-{}", std::process::id())),
-        )
+        let dir = std::env::temp_dir().join(format!("littoral-{test}-{}", std::process::id()));
+        Child::start("shell", &mut command, &dir)
     }
 
     #[test]
     fn a_ready_line_is_heard() -> Result<()> {
-        let mut child = shell("echo hello; echo 'ready grpc=127.0.0.1:7000 metrics=m'; exec sleep 60")?;
+        let mut child = shell("ready", "echo hello; echo 'ready grpc=127.0.0.1:7000 metrics=m'; exec sleep 60")?;
         let ready = child.ready(Duration::from_secs(10))?.context("no ready line")?;
         assert_eq!(ready.get("grpc")?, "127.0.0.1:7000");
         assert!(ready.get("http").is_err());
@@ -172,7 +170,7 @@ mod tests {
 
     #[test]
     fn who_dies_before_ready_is_quoted() -> Result<()> {
-        let mut child = shell("echo 'the model is broken' >&2; exit 3")?;
+        let mut child = shell("broken", "echo 'the model is broken' >&2; exit 3")?;
         let error = loop {
             match child.ready(Duration::from_millis(50)) {
                 Err(error) => break error.to_string(),
