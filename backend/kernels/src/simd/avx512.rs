@@ -1,0 +1,147 @@
+//! AVX-512 with VNNI. What is done once per panel is AVX2's.
+
+use std::arch::x86_64::*;
+
+use super::{CHAIN, IntTile, LANES, SPAN, Simd, Work, avx2, by_rows};
+use crate::blocks::Half;
+
+/// Rows of a tile at most, of integers and of floats.
+pub(super) const INT_ROWS: usize = 8;
+pub(super) const FLOAT_ROWS: usize = 8;
+
+pub(crate) struct Avx512;
+
+/// Runs `work` compiled with these instructions.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c,bmi1,bmi2,popcnt,lzcnt")]
+pub(super) fn enter<W: Work>(work: W) -> W::Out {
+    work.run::<Avx512>()
+}
+
+impl Half for Avx512 {
+    #[inline(always)]
+    fn f16(bits: u16) -> f32 {
+        avx2::Avx2::f16(bits)
+    }
+}
+
+impl Simd for Avx512 {
+    #[inline(always)]
+    fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]) {
+        avx2::transpose(rows, count, columns);
+    }
+}
+
+/// As [`super::int_tile`], which has checked the lengths.
+#[target_feature(enable = "avx512f,avx512vnni")]
+pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
+    match tile.group {
+        16 => by_rows!(acc, N => int_tile_of::<4, N>(tile, acc), 1 2 3 4 5 6 7 8),
+        _ => by_rows!(acc, N => int_tile_of::<8, N>(tile, acc), 1 2 3 4 5 6 7 8),
+    }
+}
+
+/// For groups of `WORDS` times four columns.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn int_tile_of<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
+    let mut sums = [_mm512_setzero_ps(); N];
+    for n in 0..N {
+        sums[n] = load(&acc[n]);
+    }
+    for (group, scale) in tile.scale.iter().enumerate() {
+        // SAFETY: `IntTile::check` has seen to it that each array has so many elements for each group.
+        unsafe {
+            let codes = tile.codes.as_ptr().add(group * WORDS).cast::<__m512i>();
+            let x = tile.x.as_ptr().add(group * WORDS * N).cast::<i32>();
+            let x_scale = tile.x_scale.as_ptr().add(group * WORDS / 8 * N);
+            let mut dots = [_mm512_setzero_si512(); N];
+            for n in 0..N {
+                dots[n] = _mm512_set1_epi32(*tile.x_offset.get_unchecked(group * N + n));
+            }
+            for word in 0..WORDS {
+                let w = _mm512_loadu_si512(codes.add(word));
+                for n in 0..N {
+                    let x = _mm512_set1_epi32(x.add(word * N + n).read_unaligned());
+                    dots[n] = _mm512_dpbusd_epi32(dots[n], w, x);
+                }
+            }
+            let scale = load(scale);
+            for n in 0..N {
+                let scale = _mm512_mul_ps(scale, _mm512_set1_ps(*x_scale.add(n)));
+                sums[n] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[n]), scale, sums[n]);
+            }
+            if let Some(min) = tile.min {
+                let min = load(min.get_unchecked(group));
+                for n in 0..N {
+                    let x_sum = _mm512_set1_ps(*tile.x_sum.get_unchecked(group * N + n));
+                    sums[n] = _mm512_fmadd_ps(min, x_sum, sums[n]);
+                }
+            }
+        }
+    }
+    for n in 0..N {
+        keep(&mut acc[n], sums[n]);
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load(lanes: &[f32; LANES]) -> __m512 {
+    // SAFETY: sixteen lanes.
+    unsafe { _mm512_loadu_ps(lanes.as_ptr()) }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn keep(lanes: &mut [f32; LANES], values: __m512) {
+    // SAFETY: sixteen lanes.
+    unsafe { _mm512_storeu_ps(lanes.as_mut_ptr(), values) }
+}
+
+/// As [`super::float_tile`], which has checked the lengths.
+#[target_feature(enable = "avx512f")]
+pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
+    by_rows!(acc, N => float_tile_of::<N>(w, x, acc), 1 2 3 4 5 6 7 8);
+}
+
+#[target_feature(enable = "avx512f")]
+fn float_tile_of<const N: usize>(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]; N]) {
+    for (w, x) in w.chunks(CHAIN).zip(x.chunks(CHAIN * N)) {
+        let mut sums = [_mm512_setzero_ps(); N];
+        for (w, x) in w.iter().zip(x.as_chunks::<N>().0) {
+            let w = load(w);
+            for n in 0..N {
+                sums[n] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[n]), sums[n]);
+            }
+        }
+        for n in 0..N {
+            let sum = _mm512_add_ps(load(&acc[n]), sums[n]);
+            keep(&mut acc[n], sum);
+        }
+    }
+}
+
+/// As [`super::rows_tile`], which has checked the lengths.
+#[target_feature(enable = "avx512f")]
+pub(super) fn rows_tile(table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]]) {
+    by_rows!(acc, N => rows_tile_of::<N>(table, starts, x, acc), 1 2 3 4 5 6 7 8);
+}
+
+#[target_feature(enable = "avx512f")]
+fn rows_tile_of<const N: usize>(table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]; N]) {
+    let mut sums = [_mm512_setzero_ps(); N];
+    for n in 0..N {
+        sums[n] = load(&acc[n]);
+    }
+    for (i, start) in starts.iter().enumerate() {
+        // SAFETY: `rows_tile` has seen to it that there are so many elements.
+        let row = load(unsafe { &*table.as_ptr().add(*start).cast() });
+        for n in 0..N {
+            // SAFETY: as above.
+            let x = _mm512_set1_ps(unsafe { *x.get_unchecked(n * SPAN + i) });
+            sums[n] = _mm512_fmadd_ps(row, x, sums[n]);
+        }
+    }
+    for n in 0..N {
+        keep(&mut acc[n], sums[n]);
+    }
+}

@@ -1,0 +1,209 @@
+//! Instruction sets: one meaning, several ways to compute it. All give the same bits, because each names the order of
+//! its operations and fuses the same multiplications with the same additions.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod portable;
+#[cfg(test)]
+mod tests;
+
+use std::sync::OnceLock;
+
+use crate::blocks::Half;
+
+/// Rows of weights that are multiplied side by side: the lanes of a panel.
+pub(crate) const LANES: usize = 16;
+
+/// Elements of an f32 product that are summed up before they are added to the rest.
+pub(crate) const CHAIN: usize = 64;
+
+/// Positions whose scores are weighed together.
+pub(crate) const SPAN: usize = 256;
+
+/// An instruction set, worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What the target of the build has.
+    Portable,
+    /// AVX2, FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512,
+}
+
+impl Level {
+    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+
+    /// The best one of this machine.
+    pub fn best() -> Self {
+        static BEST: OnceLock<Level> = OnceLock::new();
+        *BEST.get_or_init(detect)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+    let avx512 = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vnni");
+    match (avx2, avx512) {
+        (true, true) => Level::Avx512,
+        (true, false) => Level::Avx2,
+        _ => Level::Portable,
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Portable
+}
+
+/// Code without intrinsics that is compiled once for each instruction set.
+pub(crate) trait Work {
+    type Out;
+
+    /// `#[inline(always)]` in every implementation, as is what it calls in loops.
+    fn run<S: Simd>(self) -> Self::Out;
+}
+
+/// Runs `work` compiled for `level`, which this machine has.
+pub(crate) fn run<W: Work>(level: Level, work: W) -> W::Out {
+    match checked(level) {
+        // SAFETY: the machine has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::enter(work) },
+        // SAFETY: the machine has the instructions.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::enter(work) },
+        _ => work.run::<portable::Portable>(),
+    }
+}
+
+fn checked(level: Level) -> Level {
+    assert!(level <= Level::best(), "{level:?} on a machine that has {:?} at best", Level::best());
+    level
+}
+
+/// What an instruction set does its own way inside of [`Work`].
+pub(crate) trait Simd: Half {
+    /// The first `count` words of 16 rows to `count` columns of 16.
+    fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]);
+}
+
+/// Rows of activations that are multiplied side by side at most: as integers, and as floats.
+pub(crate) fn tile_rows(level: Level) -> (usize, usize) {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => (avx512::INT_ROWS, avx512::FLOAT_ROWS),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => (avx2::INT_ROWS, avx2::FLOAT_ROWS),
+        _ => (portable::ROWS, portable::ROWS),
+    }
+}
+
+/// More than any of [`tile_rows`].
+pub(crate) const MOST_ROWS: usize = 8;
+
+/// Codes of a panel, a tile of quantised activations, and what turns their product into numbers. `n` activations stand
+/// side by side in the tile.
+#[derive(Clone, Copy)]
+pub(crate) struct IntTile<'a> {
+    /// Columns that share a scale: 16 or 32.
+    pub group: usize,
+    /// The largest code.
+    pub largest: u8,
+    /// Four codes of a row in each lane: `[cols / 4][LANES]`.
+    pub codes: &'a [[u32; LANES]],
+    /// `[cols / group][LANES]`
+    pub scale: &'a [[f32; LANES]],
+    /// As `scale`; none if the format has no minima.
+    pub min: Option<&'a [[f32; LANES]]>,
+    /// `[cols / 4][n]`
+    pub x: &'a [[i8; 4]],
+    /// `[cols / 32][n]`
+    pub x_scale: &'a [f32],
+    /// What the offset of the codes adds to a product, negated: `[cols / group][n]`, as `x_sum`.
+    pub x_offset: &'a [i32],
+    /// Sums of the activations of a group.
+    pub x_sum: &'a [f32],
+}
+
+impl IntTile<'_> {
+    /// Panics if the parts do not fit each other.
+    fn check(&self, n: usize) {
+        let groups = self.scale.len();
+        assert!(self.group == 16 || self.group == 32, "groups of {}", self.group);
+        assert_eq!(self.codes.len() * 4, groups * self.group);
+        assert_eq!(self.x.len(), self.codes.len() * n);
+        assert_eq!(self.x_scale.len() * 32, groups * self.group * n);
+        assert_eq!((self.x_offset.len(), self.x_sum.len()), (groups * n, groups * n));
+        assert!(self.min.is_none_or(|min| min.len() == groups));
+    }
+}
+
+/// Adds products to `acc`, `[n][LANES]`. For each lane and activation, group after group:
+/// `acc = fma(dot, scale * x_scale, acc)`, then, where there are minima, `acc = fma(min, x_sum, acc)`.
+pub(crate) fn int_tile(level: Level, tile: &IntTile, acc: &mut [[f32; LANES]]) {
+    tile.check(acc.len());
+    match checked(level) {
+        // SAFETY: the machine has the instructions, and every length is checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::int_tile(tile, acc) },
+        // SAFETY: the machine has the instructions, and every length is checked.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::int_tile(tile, acc) },
+        _ => portable::int_tile(tile, acc),
+    }
+}
+
+/// Adds `w` (`[k][LANES]`) times `x` (`[k][n]`) to `acc`, `[n][LANES]`. The products of each [`CHAIN`] of `k` are summed
+/// up from zero, in order and fused, and the sum is added.
+pub(crate) fn float_tile(level: Level, w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
+    assert_eq!(x.len(), w.len() * acc.len());
+    match checked(level) {
+        // SAFETY: the machine has the instructions, and the lengths fit.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::float_tile(w, x, acc) },
+        // SAFETY: the machine has the instructions, and the lengths fit.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::float_tile(w, x, acc) },
+        _ => portable::float_tile(w, x, acc),
+    }
+}
+
+/// Adds rows to `acc`, `[n][LANES]`: for each `i` in order, `acc[n] = fma(x[n * SPAN + i], row(i), acc[n])`. A row is
+/// the `LANES` elements of `table` at `starts[i]`.
+pub(crate) fn rows_tile(level: Level, table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]]) {
+    assert!(acc.is_empty() || x.len() >= (acc.len() - 1) * SPAN + starts.len());
+    assert!(starts.iter().all(|start| start.checked_add(LANES).is_some_and(|end| end <= table.len())));
+    match checked(level) {
+        // SAFETY: the machine has the instructions, and the lengths fit.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512 => unsafe { avx512::rows_tile(table, starts, x, acc) },
+        // SAFETY: the machine has the instructions, and the lengths fit.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => unsafe { avx2::rows_tile(table, starts, x, acc) },
+        _ => portable::rows_tile(table, starts, x, acc),
+    }
+}
+
+/// Evaluates `$body` with the number of rows of `$acc` as the constant `$N`, and `$acc` as an array of so many.
+macro_rules! by_rows {
+    ($acc:ident, $N:ident => $body:expr, $($n:literal)*) => {
+        match $acc.len() {
+            0 => (),
+            $($n => {
+                const $N: usize = $n;
+                let $acc: &mut [[f32; LANES]; $N] = $acc.as_mut_array().expect("so many rows");
+                $body
+            })*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+use by_rows;

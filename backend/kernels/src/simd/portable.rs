@@ -1,0 +1,86 @@
+//! Plain Rust, in loops that compilers turn into vector code where the target has any.
+
+use super::{CHAIN, IntTile, LANES, SPAN, Simd};
+use crate::blocks::Half;
+use crate::number;
+
+/// Rows of a tile at most.
+pub(super) const ROWS: usize = 4;
+
+pub(crate) struct Portable;
+
+impl Half for Portable {
+    #[inline(always)]
+    fn f16(bits: u16) -> f32 {
+        number::f16(bits)
+    }
+}
+
+impl Simd for Portable {
+    #[inline(always)]
+    fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]) {
+        transpose(rows, 0..count, columns);
+    }
+}
+
+/// Some of the columns.
+#[inline(always)]
+pub(super) fn transpose(rows: &[&[u8]; LANES], which: std::ops::Range<usize>, columns: &mut [[u32; LANES]]) {
+    for column in which {
+        for (lane, row) in rows.iter().enumerate() {
+            columns[column][lane] = u32::from_ne_bytes(row.as_chunks().0[column]);
+        }
+    }
+}
+
+pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
+    let (rows, words) = (acc.len(), tile.group / 4);
+    for (group, scale) in tile.scale.iter().enumerate() {
+        for (n, acc) in acc.iter_mut().enumerate() {
+            let mut dot = [tile.x_offset[group * rows + n]; LANES];
+            for word in group * words..(group + 1) * words {
+                let x = tile.x[word * rows + n].map(i32::from);
+                for (dot, codes) in dot.iter_mut().zip(&tile.codes[word]) {
+                    let codes = codes.to_ne_bytes().map(i32::from);
+                    *dot += codes[0] * x[0] + codes[1] * x[1] + codes[2] * x[2] + codes[3] * x[3];
+                }
+            }
+            let x_scale = tile.x_scale[group * tile.group / 32 * rows + n];
+            for ((acc, dot), scale) in acc.iter_mut().zip(dot).zip(scale) {
+                *acc = (dot as f32).mul_add(scale * x_scale, *acc);
+            }
+            if let Some(min) = tile.min {
+                for (acc, min) in acc.iter_mut().zip(&min[group]) {
+                    *acc = min.mul_add(tile.x_sum[group * rows + n], *acc);
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
+    let rows = acc.len();
+    for (w, x) in w.chunks(CHAIN).zip(x.chunks(CHAIN * rows.max(1))) {
+        for (n, acc) in acc.iter_mut().enumerate() {
+            let mut sums = [0f32; LANES];
+            for (w, x) in w.iter().zip(x[n..].iter().step_by(rows)) {
+                for (sum, w) in sums.iter_mut().zip(w) {
+                    *sum = w.mul_add(*x, *sum);
+                }
+            }
+            for (acc, sum) in acc.iter_mut().zip(sums) {
+                *acc += sum;
+            }
+        }
+    }
+}
+
+pub(super) fn rows_tile(table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]]) {
+    for (n, acc) in acc.iter_mut().enumerate() {
+        for (start, x) in starts.iter().zip(&x[n * SPAN..]) {
+            for (acc, value) in acc.iter_mut().zip(&table[*start..*start + LANES]) {
+                *acc = value.mul_add(*x, *acc);
+            }
+        }
+    }
+}
