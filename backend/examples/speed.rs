@@ -1,9 +1,9 @@
 //! Measures decode and prefill speed of a model on this machine (medians; the best step shows an idle machine):
-//! `cargo run --release -p littoral-node --example speed -- MODEL.gguf`.
+//! `cargo run --release -p littoral-node --example speed -- MODEL`.
 
 use std::{path::PathBuf, time::Instant};
 
-use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Model, Segment};
+use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Logits, Model, Options, Segment};
 
 const PREFILL: [usize; 3] = [32, 128, 512];
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
@@ -11,13 +11,15 @@ const STEPS: usize = 24;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let path = PathBuf::from(args.next().ok_or("usage: speed MODEL.gguf [DEVICE] [PAST]")?);
+    let path = PathBuf::from(args.next().ok_or("usage: speed MODEL [DEVICE] [PAST] [QUANTIZE]")?);
     let device: DeviceChoice = args.next().as_deref().unwrap_or("cpu").parse()?;
     let past: usize = args.next().as_deref().unwrap_or("128").parse()?;
+    let quantize = args.next().as_deref().unwrap_or("none").parse()?;
     let per_sequence = (past + STEPS + 1).div_ceil(BLOCK_TOKENS);
     let blocks = (per_sequence * 8).max(1024 / BLOCK_TOKENS);
     let begin = Instant::now();
-    let mut model = Model::load(&path, &device, blocks, &|_, _| {})?;
+    let options = Options { device, quantize, kv_blocks: blocks, ..Options::default() };
+    let mut model = Model::load(&path, options, &|_, _| {})?;
     println!("{} on {}, loaded in {:.2} s", model.info().name, model.device(), begin.elapsed().as_secs_f32());
     let vocab = model.info().vocab as u32;
     let token = |i: usize| (i as u32 * 7919 + 13) % vocab;
@@ -28,7 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut best = f32::INFINITY;
         for _ in 0..3 {
             let begin = Instant::now();
-            model.step(&[Segment { tokens: &tokens, start: 0, blocks: &table, logits: true }])?;
+            model.step(&[Segment { tokens: &tokens, start: 0, blocks: &table, logits: Logits::Last }])?;
             best = best.min(begin.elapsed().as_secs_f32());
         }
         println!("prefill of {n}: {best:.3} s, {:.0} tokens/s", n as f32 / best);
@@ -47,7 +49,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let tokens = [token(step)];
                 let segments: Vec<Segment> = tables
                     .iter()
-                    .map(|blocks| Segment { tokens: &tokens, start: past + step, blocks, logits: true })
+                    .map(|blocks| Segment { tokens: &tokens, start: past + step, blocks, logits: Logits::Last })
                     .collect();
                 let begin = Instant::now();
                 model.step(&segments)?;

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use littoral_node::model::DeviceChoice;
+use littoral_node::model::{self, DeviceChoice, Options, Quantize};
 use tracing_subscriber::EnvFilter;
 
 /// An inference node of Littoral: a language model behind gRPC.
@@ -35,8 +35,8 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct Serve {
-    /// The model: a GGUF file.
-    #[arg(long, value_name = "FILE")]
+    /// The model: a Hugging Face folder, a GGUF file, or OWNER/NAME of a model hub.
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     /// The model's name for clients [default: the file's name without its quantisation].
     #[arg(long, value_name = "NAME")]
@@ -59,9 +59,8 @@ pub struct Serve {
     /// The side-door's secret itself.
     #[arg(long, env = "LITTORAL_NODE_HTTP_SECRET", hide_env_values = true, hide = true)]
     pub http_secret: Option<String>,
-    /// Where to compute: auto, cpu, wgpu or cuda.
-    #[arg(long, default_value = "auto")]
-    pub device: DeviceChoice,
+    #[command(flatten)]
+    pub compute: Compute,
     /// Requests generated at once.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub slots: u16,
@@ -81,12 +80,15 @@ pub struct Serve {
 
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// The model: a GGUF file.
-    #[arg(long, value_name = "FILE")]
+    /// The model: a Hugging Face folder, a GGUF file, or OWNER/NAME of a model hub.
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     /// What the user says.
-    #[arg(long)]
-    pub prompt: String,
+    #[arg(long, required_unless_present = "tokens")]
+    pub prompt: Option<String>,
+    /// Token ids in place of a prompt, separated by commas; no chat template, no tokenizer.
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt", "system"])]
+    pub tokens: Vec<u32>,
     /// What the system says first.
     #[arg(long)]
     pub system: Option<String>,
@@ -101,17 +103,57 @@ pub struct Generate {
     /// Seed of the sampling [default: drawn].
     #[arg(long)]
     pub seed: Option<i64>,
+    /// The likeliest tokens of every step, with their log probabilities, as many as this.
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "5",
+          value_parser = clap::value_parser!(u16).range(0..=100))]
+    pub logprobs: Option<u16>,
+    /// One JSON document instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Write the logits of the prompt, f32 [positions, vocab], to this safetensors file.
+    #[arg(long, value_name = "FILE")]
+    pub dump_logits: Option<PathBuf>,
     /// A text before which the answer ends; may be given several times.
     #[arg(long)]
     pub stop: Vec<String>,
-    /// Where to compute: auto, cpu, wgpu or cuda.
+    #[command(flatten)]
+    pub compute: Compute,
+}
+
+/// Where and how to compute.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Compute {
+    /// Where to compute: auto, cpu, wgpu or cuda; cuda:1 is the second card.
     #[arg(long, default_value = "auto")]
     pub device: DeviceChoice,
+    /// How quantised weights meet activations on the CPU: exact takes them as they are, fast rounds them to 8 bits.
+    #[arg(long, value_enum, default_value = "fast")]
+    pub arithmetic: Arithmetic,
+    /// What matrices that are stored as plain numbers are brought into: none, int8 or int4.
+    #[arg(long, default_value = "none")]
+    pub quantize: Quantize,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum Arithmetic {
+    Exact,
+    Fast,
+}
+
+impl Compute {
+    /// How to load a model with a cache of some blocks.
+    pub fn options(self, kv_blocks: usize) -> Options {
+        let arithmetic = match self.arithmetic {
+            Arithmetic::Exact => model::Arithmetic::Exact,
+            Arithmetic::Fast => model::Arithmetic::Fast,
+        };
+        Options { device: self.device, arithmetic, quantize: self.quantize, kv_blocks, ..Options::default() }
+    }
 }
 
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// The model: a GGUF file.
+    /// The model: a Hugging Face folder, a GGUF file, or OWNER/NAME of a model hub.
     pub model: PathBuf,
 }
 

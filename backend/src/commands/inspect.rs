@@ -9,7 +9,7 @@ use super::{bytes, count, model_name};
 use crate::cli::Inspect;
 
 pub fn run(options: Inspect) -> anyhow::Result<()> {
-    let estimate = model::estimate(&options.model).context("the model cannot be read")?;
+    let estimate = model::estimate(&options.model, model::Quantize::None).context("the model cannot be read")?;
     let file = fs::metadata(&options.model)?.len();
     println!("name          {}", model_name(&options.model));
     println!("file          {}", bytes(file));

@@ -4,35 +4,90 @@ pub mod generate;
 pub mod inspect;
 pub mod serve;
 
-use std::{io::IsTerminal, path::Path, sync::OnceLock};
+use std::{
+    io::IsTerminal,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Loaded, load_gguf};
+use littoral_node::{
+    model::{self, BLOCK_TOKENS, Estimate, Loaded},
+    weights,
+};
 
-/// Loads a model, with a progress bar on a terminal.
-fn load(path: &Path, device: DeviceChoice, kv_tokens: usize) -> anyhow::Result<(Loaded, usize)> {
-    let target = || match std::io::stderr().is_terminal() {
-        true => ProgressDrawTarget::stderr(),
-        false => ProgressDrawTarget::hidden(),
-    };
-    let style = || {
-        ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {eta}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar())
-    };
-    let bar = OnceLock::new();
-    let progress = |done: u64, all: u64| {
-        let bar: &ProgressBar = bar.get_or_init(|| {
-            ProgressBar::with_draw_target(Some(all), target()).with_style(style()).with_message("loading")
-        });
-        bar.set_position(done);
-    };
+use crate::cli::Compute;
+
+/// The files of a model: the path itself, or where the hub's model was fetched to, with a progress bar on a terminal.
+fn locate(model: &Path) -> anyhow::Result<PathBuf> {
+    let bar = Bar::new("fetching");
+    let path = weights::locate(model, &|done, all| bar.at(done, all)).context("the model cannot be had")?;
+    bar.done();
+    Ok(path)
+}
+
+/// Loads a model, with a progress bar on a terminal. The cache holds `kv_tokens` tokens, in blocks whose number is given
+/// too.
+fn load(path: &Path, compute: Compute, kv_tokens: usize) -> anyhow::Result<(Loaded, usize)> {
+    let bar = Bar::new("loading");
     let blocks = kv_tokens.div_ceil(BLOCK_TOKENS).max(1);
-    let loaded = load_gguf(path, &device, blocks, &progress).context("the model cannot be loaded")?;
-    if let Some(bar) = bar.get() {
-        bar.finish_and_clear();
-    }
+    let options = compute.options(blocks);
+    let loaded = model::load(path, options, &|done, all| bar.at(done, all)).context("the model cannot be loaded")?;
+    bar.done();
     Ok((loaded, blocks))
+}
+
+/// What a model will need, told to people before it is loaded.
+fn announce(estimate: &Estimate) {
+    let stored: Vec<_> = estimate.stored.iter().map(|(kind, n)| format!("{kind} {}", bytes(*n))).collect();
+    eprintln!(
+        "{}: {} parameters, {} of weights ({}), {} of KV cache a token",
+        estimate.architecture,
+        count(estimate.parameters),
+        bytes(estimate.weights_bytes),
+        stored.join(", "),
+        bytes(estimate.kv_bytes_per_token),
+    );
+    if estimate.skipped > 0 {
+        eprintln!("{} tensors of multi-token prediction are left out: they are not used here", estimate.skipped);
+    }
+    if !estimate.unread.is_empty() {
+        eprintln!("config keys that are not known here: {}", estimate.unread.join(", "));
+    }
+}
+
+/// A progress bar that appears with the first bytes, on a terminal only.
+struct Bar {
+    message: &'static str,
+    bar: OnceLock<ProgressBar>,
+}
+
+impl Bar {
+    fn new(message: &'static str) -> Self {
+        Self { message, bar: OnceLock::new() }
+    }
+
+    fn at(&self, done: u64, all: u64) {
+        let new = || {
+            let target = match std::io::stderr().is_terminal() {
+                true => ProgressDrawTarget::stderr(),
+                false => ProgressDrawTarget::hidden(),
+            };
+            let style = ProgressStyle::with_template("{msg} [{bar:30}] {bytes}/{total_bytes} {eta}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(Some(all), target).with_style(style).with_message(self.message)
+        };
+        let bar = self.bar.get_or_init(new);
+        bar.set_length(all);
+        bar.set_position(done);
+    }
+
+    fn done(&self) {
+        if let Some(bar) = self.bar.get() {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 /// The model's name for clients: the file's name in lower case, words joined by `-`, without extension and quantisation.

@@ -9,7 +9,7 @@ use littoral_node::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{bytes, count, load, model_name};
+use super::{bytes, count, load, locate, model_name};
 use crate::cli::Serve;
 
 pub fn run(options: Serve) -> anyhow::Result<()> {
@@ -22,7 +22,10 @@ pub fn run(options: Serve) -> anyhow::Result<()> {
 
 async fn serve(options: Serve) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let estimate = model::estimate(&options.model).context("the model cannot be read")?;
+    let (model, compute) = (options.model.clone(), options.compute);
+    let path = tokio::task::spawn_blocking(move || locate(&model)).await??;
+    let estimate = model::estimate(&path, compute.quantize).context("the model cannot be read")?;
+    super::announce(&estimate);
     let http = match &options.http {
         None => None,
         Some(address) => Some((address.as_str(), secret(&options)?)),
@@ -30,17 +33,18 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     let doors = Doors::bind(&options.listen, &options.metrics, http).await?;
     let addresses = doors.addresses()?;
     let tokens = options.kv_tokens.unwrap_or_else(|| kv_tokens(&estimate, options.slots.into()));
-    let (path, device) = (options.model.clone(), options.device);
-    let (loaded, kv_blocks) = tokio::task::spawn_blocking(move || load(&path, device, tokens)).await??;
+    let from = path.clone();
+    let (loaded, kv_blocks) = tokio::task::spawn_blocking(move || load(&from, compute, tokens)).await??;
+    let chat = loaded.chat(&path)?;
     let settings = Settings {
         node: options.node.clone().unwrap_or_else(|| addresses.grpc.to_string()),
-        model: options.name.clone().unwrap_or_else(|| model_name(&options.model)),
+        model: options.name.clone().unwrap_or_else(|| model_name(&path)),
         slots: options.slots.into(),
         queue: options.queue.into(),
         rows: options.step_tokens,
         kv_blocks,
     };
-    let server = Server::start(doors, loaded, settings.clone())?;
+    let server = Server::start(doors, chat, settings.clone())?;
     announce(&server, &settings, &addresses)?;
     let asked = async {
         tokio::select! {

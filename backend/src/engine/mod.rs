@@ -7,7 +7,7 @@
 mod events;
 mod metrics;
 mod sequence;
-mod stop;
+pub mod stop;
 #[cfg(test)]
 mod tests;
 mod worker;

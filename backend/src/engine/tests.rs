@@ -47,7 +47,7 @@ impl Step for Sums {
                 id if id == sum => 5.0,
                 _ => 0.0,
             };
-            segment.logits.then(|| (0..VOCAB).map(logit).collect())
+            (segment.logits != crate::model::Logits::None).then(|| (0..VOCAB).map(logit).collect())
         });
         Ok(answers.collect())
     }

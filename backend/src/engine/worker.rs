@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{End, Job, Load, Metrics, Outlet, Step, sequence::Sequence};
 use crate::{
-    model::{Segment, StepError},
+    model::{Logits, Segment, StepError},
     sample::Scratch,
     schedule::{Id, Limits, Refused, Rows, Scheduler},
 };
@@ -170,7 +170,7 @@ impl<M: Step> Worker<M> {
             .iter()
             .filter_map(|rows| {
                 let tokens = self.sequences.get(&rows.id)?.tokens.get(rows.start..rows.start + rows.count)?;
-                Some(Segment { tokens, start: rows.start, blocks: self.scheduler.blocks(rows.id), logits: rows.last })
+                Some(Segment { tokens, start: rows.start, blocks: self.scheduler.blocks(rows.id), logits: if rows.last { Logits::Last } else { Logits::None } })
             })
             .collect();
         let model = &mut self.model;

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use burn::tensor::Device;
 
-use super::{error::Problem, linear::Layout, memory};
+use super::{error::Problem, memory};
 
 /// The value of `--device`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,8 +48,6 @@ pub struct Opened {
     pub device: Device,
     /// Describes it for people.
     pub label: String,
-    /// The layout of weights that its kernels like.
-    pub layout: Layout,
     /// Bytes it has, if it says so.
     pub memory: Option<u64>,
 }
@@ -80,7 +78,7 @@ fn cpu() -> Opened {
     let plural = if threads == 1 { "" } else { "s" };
     memory::keep_freed();
     let label = format!("cpu (flex, {threads} thread{plural}, {})", simd());
-    Opened { device: Device::flex(), label, layout: Layout::Panels, memory: memory::total() }
+    Opened { device: Device::flex(), label, memory: memory::total() }
 }
 
 /// The widest vector instructions the matrix kernels find on this processor.
@@ -140,7 +138,7 @@ fn opened(
             return None;
         }
         let label = identity.map_or_else(|| name.to_owned(), |id| format!("{name} ({})", id.name));
-        Some(Opened { device, label, layout: Layout::Plain, memory: None })
+        Some(Opened { device, label, memory: None })
     }));
     let none = || Problem::Device(format!("no '{name}' device was found: check the driver, or use `--device cpu`"));
     found.ok().flatten().ok_or_else(none)

@@ -2,15 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::weights::gguf::GgufError;
+use crate::weights::{FileError, gguf::GgufError};
 
 /// Why a model cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The file cannot be read, is not a whole GGUF file, or contradicts itself.
-    #[error("{}: {source}", path.display())]
-    File { path: PathBuf, source: GgufError },
-    /// A whole file whose architecture, tokenizer or tensor types this node does not run.
+    /// The files cannot be read, are not whole, or contradict themselves.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Whole files whose architecture, tokenizer or tensors this node does not run.
     #[error("{}: {what}", path.display())]
     Unsupported { path: PathBuf, what: String },
     /// The device is not there, not in this build, or has no room for the model.
@@ -18,10 +18,11 @@ pub enum LoadError {
     Device(String),
 }
 
-/// A problem with a model file, before the file's name is added.
+/// A problem with a model, before its files' name is added.
 #[derive(Debug)]
-pub(crate) enum Problem {
-    File(GgufError),
+pub enum Problem {
+    File(FileError),
+    Gguf(GgufError),
     Unsupported(String),
     Device(String),
 }
@@ -29,16 +30,23 @@ pub(crate) enum Problem {
 impl Problem {
     pub fn at(self, path: &Path) -> LoadError {
         match self {
-            Self::File(source) => LoadError::File { path: path.into(), source },
+            Self::File(source) => LoadError::File(source),
+            Self::Gguf(source) => LoadError::File(FileError::Gguf { path: path.into(), source }),
             Self::Unsupported(what) => LoadError::Unsupported { path: path.into(), what },
             Self::Device(what) => LoadError::Device(what),
         }
     }
 }
 
+impl From<FileError> for Problem {
+    fn from(source: FileError) -> Self {
+        Self::File(source)
+    }
+}
+
 impl From<GgufError> for Problem {
     fn from(source: GgufError) -> Self {
-        Self::File(source)
+        Self::Gguf(source)
     }
 }
 

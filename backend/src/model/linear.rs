@@ -1,93 +1,93 @@
-//! Linear layers, laid out for the matrix kernels of the device.
+//! Matrices that stay in the bytes they were stored in, and what is computed with them.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor};
+use super::ops::{self, Matrix};
 
-/// Outputs in a panel. On the CPU a panel's weights are neighbours in memory, in the order the kernels read them: two
-/// to eight rows then cost little more than one, where a plain matrix costs two to three times as much.
-const PANEL: usize = 32;
-
-/// How weights are laid out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Layout {
-    /// `[panels, inputs, PANEL]`; the last panel is filled up with zeros.
-    Panels,
-    /// `[inputs, outputs]`, for GPUs.
-    #[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))]
-    Plain,
+/// A matrix, or a stack of equal ones, in memory; a clone shares its bytes.
+#[derive(Clone)]
+pub struct Weight {
+    bytes: Tensor<1, Int>,
+    pub matrix: Matrix,
 }
 
-/// A linear layer without bias.
+impl Weight {
+    /// `bytes` holds whole matrices of `matrix.rows` rows, one after the other.
+    pub fn new(bytes: Vec<u8>, matrix: Matrix, device: &Device) -> Self {
+        Self { bytes: ops::upload(bytes, device), matrix }
+    }
+
+    /// `[n, cols]` to `[n, rows]`.
+    pub fn of(&self, x: Tensor<2>) -> Tensor<2> {
+        ops::linear(x, &self.bytes, self.matrix)
+    }
+
+    /// Each row with the matrix that `experts` names for it.
+    pub fn of_experts(&self, x: Tensor<2>, experts: Tensor<1, Int>) -> Tensor<2> {
+        ops::linear_experts(x, &self.bytes, experts, self.matrix)
+    }
+
+    /// The matrix's rows of these ids.
+    pub fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        ops::embed(&self.bytes, ids, self.matrix)
+    }
+
+    /// A stack of `count` matrices as one, whose outputs stand side by side.
+    pub fn as_one(&self, count: usize) -> Self {
+        Self { bytes: self.bytes.clone(), matrix: Matrix { rows: count * self.matrix.rows, ..self.matrix } }
+    }
+}
+
+/// A linear layer: matrices of the same inputs whose outputs stand side by side, and a bias.
 pub struct Linear {
-    weight: Weight,
-    outputs: usize,
-}
-
-enum Weight {
-    Panels(Tensor<3>),
-    Plain(Tensor<2>),
+    /// One where all were stored alike.
+    parts: Vec<Weight>,
+    bias: Option<Tensor<2>>,
 }
 
 impl Linear {
-    /// From rows of `inputs` elements, one row per output.
-    pub fn new(rows: &[f32], inputs: usize, layout: Layout, device: &Device) -> Self {
-        let outputs = rows.len() / inputs;
-        let width = if layout == Layout::Panels { PANEL } else { outputs };
-        let panels = outputs.div_ceil(width);
-        let mut out = vec![0.0; panels * inputs * width];
-        for (panel, rows) in out.chunks_exact_mut(inputs * width).zip(rows.chunks(inputs * width)) {
-            for (lane, row) in rows.chunks_exact(inputs).enumerate() {
-                for (slot, x) in panel[lane..].iter_mut().step_by(width).zip(row) {
-                    *slot = *x;
-                }
-            }
-        }
-        let weight = match layout {
-            Layout::Panels => Weight::Panels(Tensor::from_data(TensorData::new(out, [panels, inputs, width]), device)),
-            Layout::Plain => Weight::Plain(Tensor::from_data(TensorData::new(out, [inputs, outputs]), device)),
-        };
-        Self { weight, outputs }
+    /// `bias` is `[1, outputs]`.
+    pub fn new(parts: Vec<Weight>, bias: Option<Tensor<2>>) -> Self {
+        Self { parts, bias }
     }
 
-    /// `[rows, inputs]` to `[rows, outputs]`.
+    /// `[n, inputs]` to `[n, outputs]`.
     pub fn of(&self, x: Tensor<2>) -> Tensor<2> {
-        let weight = match &self.weight {
-            Weight::Panels(weight) => weight.clone(),
-            Weight::Plain(weight) => return x.matmul(weight.clone()),
+        let y = match &self.parts[..] {
+            [one] => one.of(x),
+            parts => Tensor::cat(parts.iter().map(|part| part.of(x.clone())).collect(), 1),
         };
-        let y = x.unsqueeze::<3>().matmul(weight);
-        let [panels, rows, width] = y.dims();
-        // Panels of one row already lie as the row does.
-        let y = if rows == 1 { y } else { y.swap_dims(0, 1) };
-        let y = y.reshape([rows, panels * width]);
-        if self.outputs == panels * width { y } else { y.slice_dim(1, 0..self.outputs) }
+        match &self.bias {
+            Some(bias) => y + bias.clone(),
+            None => y,
+        }
+    }
+
+    /// With another layer's outputs after its own.
+    pub fn beside(mut self, other: Self) -> Self {
+        let zeros = |layer: &Self, device: &Device| {
+            Tensor::zeros([1, layer.parts.iter().map(|part| part.matrix.rows).sum()], device)
+        };
+        self.bias = match (self.bias.take(), other.bias.clone()) {
+            (None, None) => None,
+            (Some(own), None) => Some(Tensor::cat(vec![own.clone(), zeros(&other, &own.device())], 1)),
+            (None, Some(theirs)) => Some(Tensor::cat(vec![zeros(&self, &theirs.device()), theirs], 1)),
+            (Some(own), Some(theirs)) => Some(Tensor::cat(vec![own, theirs], 1)),
+        };
+        self.parts.extend(other.parts);
+        self
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// A gated feed-forward layer: `down(silu(gate(x)) * up(x))`.
+pub struct Mlp {
+    pub gate_up: Linear,
+    pub down: Linear,
+    pub limit: Option<f32>,
+}
 
-    #[test]
-    fn layouts_agree() {
-        let device = Device::flex();
-        for (inputs, outputs) in [(8, 32), (5, 33), (3, 7), (16, 96)] {
-            let weights: Vec<f32> = (0..inputs * outputs).map(|i| (i * 7 % 13) as f32 - 6.0).collect();
-            for rows in [1, 2, 5] {
-                let x: Vec<f32> = (0..rows * inputs).map(|i| (i * 5 % 11) as f32 - 5.0).collect();
-                let mut expected = Vec::new();
-                for row in x.chunks_exact(inputs) {
-                    for w in weights.chunks_exact(inputs) {
-                        expected.push(row.iter().zip(w).map(|(a, b)| a * b).sum::<f32>());
-                    }
-                }
-                for layout in [Layout::Panels, Layout::Plain] {
-                    let x = Tensor::from_data(TensorData::new(x.clone(), [rows, inputs]), &device);
-                    let y = Linear::new(&weights, inputs, layout, &device).of(x);
-                    assert_eq!(y.dims(), [rows, outputs]);
-                    // Whole numbers: f32 holds them exactly, in whatever order they are added.
-                    assert_eq!(y.into_data().try_into_vec::<f32>().unwrap(), expected, "{layout:?} {inputs}x{outputs}");
-                }
-            }
-        }
+impl Mlp {
+    /// `[n, dim]` to `[n, dim]`.
+    pub fn of(&self, x: Tensor<2>) -> Tensor<2> {
+        self.down.of(ops::swiglu(self.gate_up.of(x), self.limit))
     }
 }

@@ -1,40 +1,47 @@
 //! The transformer: token ids in, logits out. One model, many configs.
 //!
-//! Arithmetic is exact f32: weights are unpacked to f32 when they are loaded (the embedding when it is looked up);
-//! activations, keys and values are f32.
+//! Weights stay in the bytes they were stored in, and are computed with as they are; activations, keys and values are f32.
 
 mod attention;
+mod batch;
 mod cache;
 mod config;
 mod device;
-mod embedding;
 mod error;
+mod estimate;
+mod experts;
+mod hyper;
 mod linear;
 mod load;
 mod memory;
+mod ops;
 mod rope;
 mod transformer;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
+    str::FromStr,
     sync::Arc,
 };
 
 use burn::tensor::{Device, Tensor};
+pub use littoral_kernels::Arithmetic;
+use littoral_kernels::Format;
 
 use crate::{
     text::{ChatTemplate, Tokenizer},
-    weights::gguf::{Gguf, GgufError, TensorInfo},
+    weights::Checkpoint,
 };
 
+pub use attention::Form;
 use cache::KvCache;
-pub use config::Config;
+pub use config::{ARCHITECTURES, Config};
 use device::Opened;
 pub use device::{DeviceChoice, UnknownDevice};
-pub(crate) use error::Problem;
-pub use error::{LoadError, StepError};
-pub use rope::Scaling;
+pub use error::{LoadError, Problem, StepError};
+pub use estimate::Estimate;
+use load::Precision;
 use transformer::Transformer;
 
 /// Tokens whose keys and values one block holds.
@@ -42,9 +49,6 @@ pub const BLOCK_TOKENS: usize = 16;
 
 /// Bytes of an f32.
 const F32: u64 = 4;
-/// The file's names of the embedding and of the matrix that makes logits.
-const EMBEDDING: &str = "token_embd.weight";
-const OUTPUT: &str = "output.weight";
 
 /// Tokens of one sequence to run in this step. `tokens[0]` is at position `start`; `blocks` is the sequence's block
 /// table and covers `start + tokens.len()` positions.
@@ -53,14 +57,86 @@ pub struct Segment<'a> {
     pub tokens: &'a [u32],
     pub start: usize,
     pub blocks: &'a [u32],
-    /// Want the logits after the last token.
-    pub logits: bool,
+    pub logits: Logits,
 }
+
+/// Of which tokens of a segment logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Logits {
+    None,
+    #[default]
+    Last,
+    All,
+}
+
+/// How a model is loaded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Options {
+    pub device: DeviceChoice,
+    /// Blocks of [`BLOCK_TOKENS`] tokens set aside for what layers keep of past tokens.
+    pub kv_blocks: usize,
+    /// Exact: f32 activations. Fast: 8-bit activations where the weights are quantised. GPUs always compute exactly.
+    pub arithmetic: Arithmetic,
+    pub quantize: Quantize,
+    /// Of multi-head latent attention.
+    pub form: Form,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            device: DeviceChoice::default(),
+            kv_blocks: 1,
+            arithmetic: Arithmetic::Fast,
+            quantize: Quantize::default(),
+            form: Form::default(),
+        }
+    }
+}
+
+/// What matrices stored as plain numbers are brought into when they are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Quantize {
+    /// They stay as they are.
+    #[default]
+    None,
+    /// 8 bits in blocks of 32 with a scale.
+    Int8,
+    /// 4 bits in blocks of 32 with a scale.
+    Int4,
+}
+
+impl Quantize {
+    fn format(self) -> Option<Format> {
+        match self {
+            Self::None => None,
+            Self::Int8 => Some(Format::Q8_0),
+            Self::Int4 => Some(Format::Q4_0),
+        }
+    }
+}
+
+impl FromStr for Quantize {
+    type Err = UnknownQuantize;
+    fn from_str(name: &str) -> Result<Self, UnknownQuantize> {
+        match name {
+            "none" => Ok(Self::None),
+            "int8" => Ok(Self::Int8),
+            "int4" => Ok(Self::Int4),
+            _ => Err(UnknownQuantize(name.into())),
+        }
+    }
+}
+
+/// A name that is no quantisation.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown quantisation '{0}': none, int8 or int4")]
+pub struct UnknownQuantize(String);
 
 /// What a loaded model is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelInfo {
-    /// The file's name without its ending.
+    /// The file's or folder's name without an ending.
     pub name: String,
     pub architecture: String,
     /// Longest prompt plus completion, tokens.
@@ -74,76 +150,68 @@ pub struct ModelInfo {
     pub weights_bytes: u64,
 }
 
-/// What a model will need, read from a file's header alone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Estimate {
-    pub parameters: u64,
-    pub weights_bytes: u64,
-    pub kv_bytes_per_token: u64,
-    pub context_length: usize,
-}
-
-/// Reads a GGUF file's header and says what the model will need.
-pub fn estimate(path: &Path) -> Result<Estimate, LoadError> {
+/// Reads the headers of a model's files and says what it will need.
+pub fn estimate(path: &Path, quantize: Quantize) -> Result<Estimate, LoadError> {
     let read = || -> Result<Estimate, Problem> {
-        let file = Gguf::open(path)?;
-        let config = Config::of(&file)?;
-        Ok(Estimate {
-            parameters: parameters(&file),
-            weights_bytes: weights_bytes(&file),
-            kv_bytes_per_token: config.kv_bytes_per_token(),
-            context_length: config.context_length,
-        })
+        let checkpoint = Checkpoint::open(path)?;
+        let config = Config::of(checkpoint.config())?;
+        Estimate::of(&checkpoint, &config, quantize.format())
     };
     read().map_err(|problem| problem.at(path))
 }
 
-fn parameters(file: &Gguf) -> u64 {
-    file.tensors().iter().map(|t| t.elements()).sum()
-}
-
-/// The embedding stays as the file has it; everything else, an output matrix tied to the embedding included, is f32.
-fn weights_bytes(file: &Gguf) -> u64 {
-    let tied = file.tensors().iter().all(|t| t.name != OUTPUT);
-    let bytes = |t: &TensorInfo| match t.name == EMBEDDING {
-        true => file.data(t).len() as u64 + if tied { t.elements() * F32 } else { 0 },
-        false => t.elements() * F32,
-    };
-    file.tensors().iter().map(bytes).sum()
-}
-
-/// A model with the tokenizer and the chat template that its file carries.
+/// A model with what its files carry beside it.
 pub struct Loaded {
+    pub model: Model,
+    /// None where a folder has no tokenizer: such a model takes and gives token ids only.
+    pub tokenizer: Option<Arc<Tokenizer>>,
+    pub template: Option<ChatTemplate>,
+}
+
+/// A model that converses.
+pub struct Chat {
     pub model: Model,
     pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
 }
 
-/// Loads a GGUF file with all that is in it. `kv_blocks` blocks of [`BLOCK_TOKENS`] tokens are set aside for keys and
-/// values; `progress` is told bytes done and bytes of all.
-pub fn load_gguf(
-    path: &Path,
-    device: &DeviceChoice,
-    kv_blocks: usize,
-    progress: &dyn Fn(u64, u64),
-) -> Result<Loaded, LoadError> {
+/// Loads a model with all that its files carry. `progress` is told bytes done and bytes of all.
+pub fn load(path: &Path, options: Options, progress: &dyn Fn(u64, u64)) -> Result<Loaded, LoadError> {
     let load = || -> Result<Loaded, Problem> {
-        let file = Gguf::open(path)?;
-        // The small parts first: a file without a template is refused before its weights are read.
-        let tokenizer = Tokenizer::of(&file)?;
-        let template = ChatTemplate::of(&file, &tokenizer)?;
-        let vocab = Config::of(&file)?.vocab;
-        if tokenizer.vocab() > vocab {
-            let what = format!("{vocab} rows, too few for the {} tokens of the vocabulary", tokenizer.vocab());
-            return Err(GgufError::Tensor { name: EMBEDDING.into(), what }.into());
+        let checkpoint = Checkpoint::open(path)?;
+        // The small parts first: what is refused for them is refused before the weights are read.
+        let tokenizer = Tokenizer::open(&checkpoint)?;
+        let template = match &tokenizer {
+            Some(tokenizer) => ChatTemplate::open(&checkpoint, tokenizer)?,
+            None => None,
+        };
+        let vocab = Config::of(checkpoint.config())?.vocab;
+        if let Some(tokenizer) = tokenizer.as_ref().filter(|tokenizer| tokenizer.vocab() > vocab) {
+            return Err(Problem::Unsupported(format!(
+                "the embedding has {vocab} rows, too few for the {} tokens of the tokenizer",
+                tokenizer.vocab()
+            )));
         }
-        let model = Model::of(&file, path, *device, kv_blocks, progress)?;
-        Ok(Loaded { model, tokenizer: Arc::new(tokenizer), template })
+        let model = Model::of(&checkpoint, options, progress)?;
+        Ok(Loaded { model, tokenizer: tokenizer.map(Arc::new), template })
     };
     load().map_err(|problem| problem.at(path))
 }
 
-/// A transformer with its KV cache.
+impl Loaded {
+    /// Refuses a model that has no tokenizer or no chat template; `path` is where it was loaded from.
+    pub fn chat(self, path: &Path) -> Result<Chat, LoadError> {
+        let without = |what: &str| LoadError::Unsupported {
+            path: path.into(),
+            what: format!("there is no {what} beside the model: it can only be given token ids (`generate --tokens`)"),
+        };
+        let tokenizer = self.tokenizer.ok_or_else(|| without("tokenizer"))?;
+        let template = self.template.ok_or_else(|| without("chat template"))?;
+        Ok(Chat { model: self.model, tokenizer, template })
+    }
+}
+
+/// A transformer with its cache.
 pub struct Model {
     transformer: Transformer,
     cache: KvCache,
@@ -155,56 +223,42 @@ pub struct Model {
 }
 
 impl Model {
-    /// Loads the weights of a GGUF file.
-    pub fn load(
-        path: &Path,
-        device: &DeviceChoice,
-        kv_blocks: usize,
-        progress: &dyn Fn(u64, u64),
-    ) -> Result<Model, LoadError> {
-        let load = || Model::of(&Gguf::open(path)?, path, *device, kv_blocks, progress);
+    /// Loads the weights alone.
+    pub fn load(path: &Path, options: Options, progress: &dyn Fn(u64, u64)) -> Result<Self, LoadError> {
+        let load = || Self::of(&Checkpoint::open(path)?, options, progress);
         load().map_err(|problem| problem.at(path))
     }
 
-    fn of(
-        file: &Gguf,
-        path: &Path,
-        device: DeviceChoice,
-        kv_blocks: usize,
-        progress: &dyn Fn(u64, u64),
-    ) -> Result<Model, Problem> {
-        let config = Config::of(file)?;
+    fn of(checkpoint: &Checkpoint, options: Options, progress: &dyn Fn(u64, u64)) -> Result<Self, Problem> {
+        let config = Config::of(checkpoint.config())?;
+        let kv_blocks = options.kv_blocks;
         if kv_blocks == 0 || kv_blocks > i32::MAX as usize / BLOCK_TOKENS {
             return Err(Problem::Device(format!("a cache of {kv_blocks} blocks cannot be")));
         }
-        let Opened { device, label, layout, memory } = device.open()?;
-        let needed = weights_bytes(file).saturating_add(config.kv_bytes_per_block().saturating_mul(kv_blocks as u64));
-        if let Some(there) = memory.filter(|there| *there < needed) {
-            return Err(Problem::Device(format!(
-                "{label}: the model needs {} MiB ({} MiB of it for a cache of {kv_blocks} blocks) and there are {} MiB: \
-                 give the cache fewer blocks or take a smaller model",
-                needed >> 20,
-                (needed - weights_bytes(file)) >> 20,
-                there >> 20
-            )));
+        let estimate = Estimate::of(checkpoint, &config, options.quantize.format())?;
+        let Opened { device, label, memory } = options.device.open()?;
+        if let Some(there) = memory {
+            estimate.fits(there, &label, &config, kv_blocks)?;
         }
+        let precision = Precision { arithmetic: options.arithmetic, quantize: options.quantize.format() };
         let parts = catch_unwind(AssertUnwindSafe(|| -> Result<_, Problem> {
-            let transformer = load::transformer(file, &config, &device, layout, progress)?;
+            let mut transformer = load::transformer(checkpoint, &config, precision, &device, progress)?;
+            transformer.take_form(options.form);
             Ok((transformer, KvCache::new(&config, kv_blocks, &device)))
         }));
         let (transformer, cache) =
             parts.unwrap_or_else(|panic| Err(Problem::Device(format!("{label}: {}", message(panic.as_ref())))))?;
         let info = ModelInfo {
-            name: path.file_stem().unwrap_or_default().to_string_lossy().into_owned(),
+            name: checkpoint.name(),
             architecture: config.architecture.clone(),
             context_length: config.context_length,
             vocab: config.vocab,
-            parameters: parameters(file),
-            revision: file.fingerprint(),
+            parameters: estimate.parameters,
+            revision: checkpoint.fingerprint()?,
             kv_bytes_per_block: config.kv_bytes_per_block(),
-            weights_bytes: weights_bytes(file),
+            weights_bytes: estimate.weights_bytes,
         };
-        Ok(Model { transformer, cache, device, label, info, failed: None })
+        Ok(Self { transformer, cache, device, label, info, failed: None })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -216,8 +270,8 @@ impl Model {
         &self.label
     }
 
-    /// Runs all rows of all segments in one forward pass: linear layers over all rows at once, attention per segment.
-    /// Per segment the logits after its last token (`[vocab]`, f32), if asked.
+    /// Runs all rows of all segments in one forward pass. Per segment the logits that it wants, f32: none, `[vocab]` or
+    /// `[tokens, vocab]`, row after row.
     pub fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
         if let Some(failed) = &self.failed {
             return Err(StepError::Device(failed.clone()));
@@ -242,14 +296,23 @@ impl Model {
             Ok(logits) => logits.unwrap_or_default(),
             Err(e) => return Err(StepError::Device(format!("logits of another type than f32: {e:?}"))),
         };
-        let mut rows = logits.chunks_exact(self.info.vocab);
+        let mut rest = &logits[..];
         let mut out = Vec::with_capacity(segments.len());
-        for (segment, wanted) in segments.iter().map(|s| s.logits).enumerate() {
-            let row = if wanted { rows.next() } else { None };
-            if row.is_some_and(|row| row.iter().any(|x| !x.is_finite())) {
-                return Err(StepError::NotFinite { segment });
+        for (i, segment) in segments.iter().enumerate() {
+            let rows = match segment.logits {
+                Logits::None => {
+                    out.push(None);
+                    continue;
+                }
+                Logits::Last => 1,
+                Logits::All => segment.tokens.len(),
+            };
+            let (own, after) = rest.split_at(rows * self.info.vocab);
+            rest = after;
+            if own.iter().any(|x| !x.is_finite()) {
+                return Err(StepError::NotFinite { segment: i });
             }
-            out.push(row.map(<[f32]>::to_vec));
+            out.push(Some(own.to_vec()));
         }
         Ok(out)
     }

@@ -1,111 +1,131 @@
-//! The transformer of the llama family: pre-norm blocks of grouped-query attention and a gated feed-forward layer
-//! (Touvron et al. 2023, "LLaMA"; Ainslie et al. 2023, "GQA").
+//! The transformer: pre-norm layers of attention and a feed-forward part, on one residual stream or on several.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::ops::Range;
+
+use burn::tensor::{Device, Tensor};
 
 use super::{
-    Segment,
-    attention::{self, Chunk},
-    cache::{KvCache, Place},
+    Logits, Segment,
+    attention::{Attention, Form},
+    batch::Batch,
+    cache::{self, KvCache},
     config::Config,
-    embedding::Embedding,
-    linear::Linear,
-    rope::{Rope, Rotation},
+    experts::Experts,
+    hyper::Hyper,
+    linear::{Linear, Mlp, Weight},
+    ops,
+    rope::Rope,
 };
 
-/// One block. Names are the file's.
+/// The second half of a layer.
+pub enum FeedForward {
+    Dense(Mlp),
+    Experts(Box<Experts>),
+}
+
+/// One layer.
 pub struct Layer {
-    pub attn_norm: Tensor<2>,
-    /// Query, key and value projections, one below the other.
-    pub qkv: Linear,
-    pub attn_output: Linear,
-    pub ffn_norm: Tensor<2>,
-    pub ffn_gate: Linear,
-    pub ffn_up: Linear,
-    pub ffn_down: Linear,
+    pub attention_norm: Tensor<1>,
+    pub attention: Attention,
+    pub feed_forward_norm: Tensor<1>,
+    pub feed_forward: FeedForward,
+    /// How the two halves mix the residual streams, where there are several.
+    pub hyper: Option<[Hyper; 2]>,
 }
 
 /// The whole model, without a cache.
 pub struct Transformer {
     pub config: Config,
-    pub embedding: Embedding,
+    pub embedding: Weight,
     pub layers: Vec<Layer>,
-    pub output_norm: Tensor<2>,
-    pub output: Linear,
-    pub rope: Rope,
-}
-
-/// What every layer of one step needs.
-struct Batch {
-    rotation: Rotation,
-    places: Vec<Place>,
-    /// The queries of each segment, and what they see.
-    chunks: Vec<Vec<Chunk>>,
+    /// Makes one stream of several.
+    pub hyper_head: Option<Hyper>,
+    pub norm: Tensor<1>,
+    pub head: Linear,
+    /// Those of the model's layers; one in most, two in DeepSeek V4.
+    pub ropes: Vec<Rope>,
 }
 
 impl Transformer {
-    /// Runs the tokens of all segments and returns the logits, `[n, vocab]`, of the last token of every segment that
-    /// wants them; None if none does.
-    pub fn forward(&self, segments: &[Segment], cache: &mut KvCache, device: &Device) -> Option<Tensor<2>> {
-        let positions: Vec<usize> = segments.iter().flat_map(|s| s.start..s.start + s.tokens.len()).collect();
-        let batch = Batch {
-            rotation: self.rope.at(&positions, device),
-            places: segments.iter().map(|s| Place::of(s, device)).collect(),
-            chunks: segments.iter().map(|s| attention::chunks(s.tokens.len(), s.start, device)).collect(),
-        };
-        let mut x = self.embedding.of(segments.iter().flat_map(|s| s.tokens).copied(), device);
-        for (i, layer) in self.layers.iter().enumerate() {
-            let y = self.norm(x.clone(), &layer.attn_norm);
-            x = x + layer.attn_output.of(self.attention(i, y, &batch, cache));
-            let y = self.norm(x.clone(), &layer.ffn_norm);
-            let gate = silu(layer.ffn_gate.of(y.clone()));
-            x = x + layer.ffn_down.of(gate * layer.ffn_up.of(y));
-        }
-        let mut row = 0;
-        let mut last = Vec::new();
-        for segment in segments {
-            row += segment.tokens.len();
-            if segment.logits {
-                last.push(row as i32 - 1);
+    /// Computes latent attention in this form, where it has any.
+    pub fn take_form(&mut self, form: Form) {
+        for layer in &mut self.layers {
+            if let Attention::Latent(latent) = &mut layer.attention {
+                latent.form = form;
             }
         }
-        if last.is_empty() {
+    }
+
+    /// Runs the tokens of all segments and returns the logits that they want, `[n, vocab]`, segment by segment; None if
+    /// none wants any.
+    pub fn forward(&self, segments: &[Segment], cache: &mut KvCache, device: &Device) -> Option<Tensor<2>> {
+        let batch = Batch::of(segments, &self.ropes, device);
+        let x = self.embedding.rows(batch.ids.clone());
+        let x = match &self.hyper_head {
+            None => self.one_stream(x, &batch, cache),
+            Some(head) => head.head(self.streams(x, head.config.streams, &batch, cache)),
+        };
+        let wanted = wanted(segments);
+        if wanted.is_empty() {
             return None;
         }
-        let last = Tensor::from_data(TensorData::from(last.as_slice()), device);
-        let x = self.norm(x.select(0, last), &self.output_norm);
-        Some(self.output.of(x))
+        let all = wanted.len() == x.dims()[0];
+        let x = if all { x } else { x.select(0, cache::indices(wanted, device)) };
+        Some(self.head.of(self.normed(x, &self.norm)))
     }
 
-    /// `[rows, dim]` to `[rows, heads * head_dim]`.
-    fn attention(&self, layer: usize, y: Tensor<2>, batch: &Batch, cache: &mut KvCache) -> Tensor<2> {
-        let Config { heads, kv_heads, head_dim, .. } = self.config;
-        let [rows, _] = y.dims();
-        let qkv = self.layers[layer].qkv.of(y).reshape([rows, heads + 2 * kv_heads, head_dim]);
-        let qk = batch.rotation.apply(qkv.clone().slice_dim(1, 0..heads + kv_heads));
-        let q = qk.clone().slice_dim(1, 0..heads);
-        let k = qk.slice_dim(1, heads..heads + kv_heads);
-        let v = qkv.slice_dim(1, heads + kv_heads..heads + 2 * kv_heads);
-        cache.write(layer, &batch.places, k, v);
-        let mut row = 0;
-        let mut out = Vec::with_capacity(batch.places.len());
-        for (place, chunks) in batch.places.iter().zip(&batch.chunks) {
-            let q = q.clone().slice_dim(0, row..row + place.tokens);
-            out.push(attention::grouped(q, cache.read(layer, place), chunks));
-            row += place.tokens;
+    fn one_stream(&self, mut x: Tensor<2>, batch: &Batch, cache: &mut KvCache) -> Tensor<2> {
+        for (i, layer) in self.layers.iter().enumerate() {
+            let y = self.normed(x.clone(), &layer.attention_norm);
+            x = x + layer.attention.of(i, y, batch, cache, &self.ropes);
+            let y = self.normed(x.clone(), &layer.feed_forward_norm);
+            x = x + layer.feed_forward.of(y, batch);
         }
-        Tensor::cat(out, 0)
+        x
     }
 
-    /// RMSNorm (Zhang and Sennrich 2019): `x / sqrt(mean(x^2) + eps) * weight`.
-    fn norm(&self, x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
-        let mean_square = (x.clone() * x.clone()).mean_dim(1);
-        x * (mean_square + self.config.norm_eps).sqrt().recip() * weight.clone()
+    /// `x`, `[rows, dim]`, to `[rows, streams, dim]`.
+    fn streams(&self, x: Tensor<2>, n: usize, batch: &Batch, cache: &mut KvCache) -> Tensor<3> {
+        let [rows, dim] = x.dims();
+        let mut streams = x.unsqueeze_dim::<3>(1).expand([rows, n, dim]);
+        for (i, layer) in self.layers.iter().enumerate() {
+            let Some([first, second]) = &layer.hyper else { continue };
+            let mix = first.mix(&streams);
+            let y = self.normed(mix.input(&streams), &layer.attention_norm);
+            streams = mix.output(streams, layer.attention.of(i, y, batch, cache, &self.ropes));
+            let mix = second.mix(&streams);
+            let y = self.normed(mix.input(&streams), &layer.feed_forward_norm);
+            streams = mix.output(streams, layer.feed_forward.of(y, batch));
+        }
+        streams
+    }
+
+    fn normed(&self, x: Tensor<2>, weight: &Tensor<1>) -> Tensor<2> {
+        ops::rms_norm(x, weight, self.config.norm_eps)
     }
 }
 
-/// `x * sigmoid(x)`, written so that it takes one exponential and no branch.
-fn silu(x: Tensor<2>) -> Tensor<2> {
-    let denominator = x.clone().neg().exp() + 1.0;
-    x / denominator
+impl FeedForward {
+    fn of(&self, x: Tensor<2>, batch: &Batch) -> Tensor<2> {
+        match self {
+            Self::Dense(mlp) => mlp.of(x),
+            Self::Experts(experts) => experts.of(x, &batch.ids),
+        }
+    }
+}
+
+/// The rows of which logits are wanted.
+fn wanted(segments: &[Segment]) -> Vec<i32> {
+    let mut row = 0;
+    let mut wanted = Vec::new();
+    for segment in segments {
+        let rows: Range<usize> = row..row + segment.tokens.len();
+        row = rows.end;
+        match segment.logits {
+            Logits::None => {}
+            Logits::Last => wanted.push(rows.end as i32 - 1),
+            Logits::All => wanted.extend(rows.map(|row| row as i32)),
+        }
+    }
+    wanted
 }

@@ -16,7 +16,7 @@ pub use node::Node;
 pub use side_door::Secret;
 
 use crate::{
-    model::{BLOCK_TOKENS, Loaded},
+    model::{BLOCK_TOKENS, Chat},
     schedule::Limits,
 };
 
@@ -103,7 +103,7 @@ pub struct Server {
 
 impl Server {
     /// Starts the engine and opens the doors. Runs in the current tokio runtime.
-    pub fn start(doors: Doors, loaded: Loaded, settings: Settings) -> Result<Self, StartError> {
+    pub fn start(doors: Doors, loaded: Chat, settings: Settings) -> Result<Self, StartError> {
         let (recorded, handle) = recorder()?;
         let node = Node::start(loaded, settings, recorded).map_err(StartError::Thread)?;
         let shutdown = CancellationToken::new();

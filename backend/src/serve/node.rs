@@ -12,7 +12,7 @@ use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo};
 use super::Settings;
 use crate::{
     engine::{Engine, Events, Job, Metrics, Spelling},
-    model::{Loaded, ModelInfo},
+    model::{Chat, ModelInfo},
     sample::Sampler,
     text::{ChatTemplate, Detokenizer, Tokenizer},
 };
@@ -34,8 +34,8 @@ pub struct Node {
 
 impl Node {
     /// Starts the engine of a loaded model.
-    pub fn start(loaded: Loaded, settings: Settings, metrics: Metrics) -> std::io::Result<Arc<Self>> {
-        let Loaded { model, tokenizer, template } = loaded;
+    pub fn start(loaded: Chat, settings: Settings, metrics: Metrics) -> std::io::Result<Arc<Self>> {
+        let Chat { model, tokenizer, template } = loaded;
         let (info, device) = (model.info().clone(), model.device().to_string());
         let engine = Engine::start(model, settings.limits(info.context_length), Arc::new(metrics))?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -9,16 +9,28 @@ pub struct Detokenizer {
     tokenizer: Arc<Tokenizer>,
     /// The beginning of a character whose other bytes have not come yet: at most 3 bytes between two calls.
     pending: Vec<u8>,
+    /// Spaces that are still taken away, at the beginning of the text.
+    strip: usize,
 }
 
 impl Detokenizer {
     pub fn new(tokenizer: Arc<Tokenizer>) -> Self {
-        Self { tokenizer, pending: Vec::new() }
+        let strip = tokenizer.leading_spaces();
+        Self { tokenizer, pending: Vec::new(), strip }
     }
 
     /// Takes the next token; the text that is complete now, if any. Bytes that can never become a character are U+FFFD.
     pub fn push(&mut self, id: u32) -> Option<String> {
-        self.pending.extend_from_slice(self.tokenizer.bytes(id));
+        let mut bytes = self.tokenizer.bytes(id);
+        while let (1.., [first, rest @ ..]) = (self.strip, bytes) {
+            if *first != b' ' {
+                self.strip = 0;
+                break;
+            }
+            self.strip -= 1;
+            bytes = rest;
+        }
+        self.pending.extend_from_slice(bytes);
         let text = take_whole(&mut self.pending);
         (!text.is_empty()).then_some(text)
     }

@@ -2,12 +2,14 @@
 
 mod bytes;
 mod clock;
+mod decoder;
 mod detokenizer;
 mod pretokenizer;
 mod special;
 mod template;
 mod tokenizer;
+mod vocabulary;
 
 pub use detokenizer::Detokenizer;
-pub use template::{ChatTemplate, TemplateError};
+pub use template::{ChatTemplate, Prompt, TemplateError};
 pub use tokenizer::Tokenizer;

@@ -3,23 +3,49 @@
 //! Templates are Jinja2 written for Python; [`minijinja`] runs them, with the functions that model makers rely on
 //! (`raise_exception`, `strftime_now`, `tojson` as Python writes it, Python's string methods).
 
-use std::time::{SystemTime, UNIX_EPOCH};
+mod calls;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tojson;
+
+use std::{
+    collections::BTreeMap,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use littoral_core::chat::Message;
-use minijinja::{Environment, Error, ErrorKind, Value, context, syntax::SyntaxConfig, value::Serde};
+use minijinja::{
+    Environment, Error, ErrorKind, Value,
+    syntax::SyntaxConfig,
+    value::{Serde, ValueKind},
+};
 use serde::Serialize;
 
-use crate::{model::Problem, weights::gguf::Gguf};
-
 use super::{Tokenizer, special};
+use crate::weights::{Checkpoint, FileError};
+use calls::Calls;
 
-const NAME: &str = "chat_template";
+/// The template's own name, and that of another for conversations with tools, which some models have.
+const DEFAULT: &str = "default";
+const TOOL_USE: &str = "tool_use";
 
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    bos: String,
-    eos: String,
+    /// The special tokens it may write, by name.
+    names: BTreeMap<String, String>,
+    /// How it wants tool calls.
+    calls: Calls,
+}
+
+/// A conversation to be put into the model's form.
+#[derive(Debug, Clone)]
+pub struct Prompt {
+    messages: Value,
+    tools: Value,
+    add_generation_prompt: bool,
+    variables: BTreeMap<String, Value>,
 }
 
 /// Why a conversation cannot be put into the model's form: the template refused it.
@@ -27,20 +53,49 @@ pub struct ChatTemplate {
 #[error("the model's chat template refused the conversation: {0}")]
 pub struct TemplateError(pub String);
 
-impl ChatTemplate {
-    /// Compiles the template of a file.
-    pub(crate) fn of(file: &Gguf, tokenizer: &Tokenizer) -> Result<Self, Problem> {
-        let Some(source) = file.get("tokenizer.chat_template") else {
-            return Err(Problem::Unsupported(
-                "the file has no chat template ('tokenizer.chat_template'): take an instruction-tuned model".into(),
-            ));
-        };
-        let source = source.as_str().unwrap_or_default().to_owned();
-        let compiled = Self::compile(source, tokenizer.bos_text.clone(), tokenizer.eos_text.clone());
-        compiled.map_err(|e| Problem::Unsupported(format!("the file's chat template cannot be read: {e:#}")))
+impl Prompt {
+    /// Of messages as the API has them: a list of objects with `role`, `content` and perhaps `tool_calls`, `tool_call_id`,
+    /// `reasoning_content`, ... The order of keys is kept. It ends where the model's answer begins.
+    pub fn new(messages: &impl Serialize) -> Self {
+        Self {
+            messages: Value::from(Serde(messages)),
+            tools: Value::from(()),
+            add_generation_prompt: true,
+            variables: BTreeMap::new(),
+        }
     }
 
-    fn compile(source: String, bos: String, eos: String) -> Result<Self, Error> {
+    /// With the tools the model may call: a list of `{"type": "function", "function": {..}}`.
+    pub fn tools(mut self, tools: &impl Serialize) -> Self {
+        self.tools = Value::from(Serde(tools));
+        self
+    }
+
+    /// With one more variable for the template, e.g. `thinking`.
+    pub fn variable(mut self, name: impl Into<String>, value: &impl Serialize) -> Self {
+        self.variables.insert(name.into(), Value::from(Serde(value)));
+        self
+    }
+
+    /// Whether the model's own turn is opened at the end.
+    pub fn add_generation_prompt(mut self, add: bool) -> Self {
+        self.add_generation_prompt = add;
+        self
+    }
+}
+
+impl ChatTemplate {
+    /// A model's template: of a folder, `chat_template.jinja` or else what `tokenizer_config.json` says; of a GGUF file,
+    /// what its metadata say. None if there is none.
+    pub fn open(checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Option<Self>, FileError> {
+        let Some(source) = source::of(checkpoint)? else { return Ok(None) };
+        let compiled = Self::compile(source.templates, tokenizer.names().clone());
+        let damaged = |e: Error| FileError::damaged(&source.path, format!("the chat template cannot be read: {e:#}"));
+        compiled.map(Some).map_err(damaged)
+    }
+
+    /// From templates and their names, of which one is [`DEFAULT`].
+    fn compile(templates: Vec<(String, String)>, names: BTreeMap<String, String>) -> Result<Self, Error> {
         let mut environment = Environment::new();
         // As transformers sets Jinja2 up.
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
@@ -49,146 +104,95 @@ impl ChatTemplate {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", |format: String| super::clock::format(&format, unix_now()));
-        environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, source)?;
-        Ok(Self { environment, bos, eos })
+        environment.add_filter("tojson", tojson::tojson);
+        for (name, text) in templates {
+            environment.add_template_owned(name, source::without_generation_marks(&text))?;
+        }
+        let mut compiled = Self { environment, names, calls: Calls::default() };
+        compiled.calls = Calls::wanted_by(&|prompt| compiled.run(prompt).ok());
+        Ok(compiled)
     }
 
     /// The prompt's text, ready for the model's answer.
     pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
-        self.run(Value::from(Serde(messages)))
+        self.render_prompt(&Prompt::new(&messages))
     }
 
     /// The ids of the prompt, ready for the model's answer. Control tokens spelled out in a message are plain text:
     /// only the template opens and closes turns.
     pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, TemplateError> {
-        let mut messages = serde_json::to_value(messages).map_err(|e| TemplateError(e.to_string()))?;
+        self.encode_prompt(tokenizer, &Prompt::new(&messages))
+    }
+
+    /// As [`Self::render`], with tools, variables and all.
+    pub fn render_prompt(&self, prompt: &Prompt) -> Result<String, TemplateError> {
+        self.run(&Prompt { messages: self.calls.apply(&prompt.messages), ..prompt.clone() })
+    }
+
+    /// As [`Self::encode`], with tools, variables and all.
+    pub fn encode_prompt(&self, tokenizer: &Tokenizer, prompt: &Prompt) -> Result<Vec<u32>, TemplateError> {
         let mut texts = Vec::new();
-        collect(&messages, &mut texts);
+        let mut prompt = Prompt { messages: self.calls.apply(&prompt.messages), ..prompt.clone() };
+        let mut parts: Vec<&mut Value> = vec![&mut prompt.messages, &mut prompt.tools];
+        parts.extend(prompt.variables.values_mut());
+        parts.iter().for_each(|part| collect(part, &mut texts));
         let shield = special::shield_for(texts.iter().map(String::as_str));
-        shield_all(&mut messages, &|text| tokenizer.specials().shielded(text, shield).into_owned());
-        let text = self.run(Value::from(Serde(&messages)))?;
-        Ok(tokenizer.encode_shielded(&text, Some(shield)))
+        for part in parts {
+            *part = map_strings(part, &|text| tokenizer.shielded(text, shield));
+        }
+        Ok(tokenizer.encode_chat(&self.run(&prompt)?, shield))
     }
 
-    fn run(&self, messages: Value) -> Result<String, TemplateError> {
+    fn run(&self, prompt: &Prompt) -> Result<String, TemplateError> {
         let refused = |e: Error| TemplateError(e.detail().map_or_else(|| e.to_string(), str::to_owned));
-        let template = self.environment.get_template(NAME).map_err(refused)?;
-        let none = Value::from(());
-        template
-            .render(context! {
-                messages,
-                add_generation_prompt => true,
-                bos_token => self.bos.clone(),
-                eos_token => self.eos.clone(),
-                tools => none.clone(),
-                documents => none,
-            })
-            .map_err(refused)
+        let with_tools = prompt.tools.is_true();
+        let tool_use = with_tools.then(|| self.environment.get_template(TOOL_USE).ok()).flatten();
+        let template = match tool_use {
+            Some(template) => template,
+            None => self.environment.get_template(DEFAULT).map_err(refused)?,
+        };
+        let mut context = prompt.variables.clone();
+        context.extend(self.names.iter().map(|(name, text)| (name.clone(), Value::from(text))));
+        context.insert("messages".into(), prompt.messages.clone());
+        context.insert("tools".into(), prompt.tools.clone());
+        context.insert("documents".into(), Value::from(()));
+        context.insert("add_generation_prompt".into(), Value::from(prompt.add_generation_prompt));
+        template.render(context).map_err(refused)
     }
 }
 
-/// All strings of a JSON value.
-fn collect(value: &serde_json::Value, texts: &mut Vec<String>) {
-    match value {
-        serde_json::Value::String(s) => texts.push(s.clone()),
-        serde_json::Value::Array(list) => list.iter().for_each(|v| collect(v, texts)),
-        serde_json::Value::Object(map) => {
-            for (key, value) in map {
-                texts.push(key.clone());
-                collect(value, texts);
+/// All strings of a value, keys included.
+fn collect(value: &Value, texts: &mut Vec<String>) {
+    match value.kind() {
+        ValueKind::String => texts.extend(value.as_str().map(str::to_owned)),
+        ValueKind::Seq => value.try_iter().into_iter().flatten().for_each(|v| collect(&v, texts)),
+        ValueKind::Map => {
+            for key in value.try_iter().into_iter().flatten() {
+                collect(&key, texts);
+                collect(&value.get_item(&key).unwrap_or_default(), texts);
             }
         }
         _ => {}
     }
 }
 
-/// Shields all strings of a JSON value, keys included.
-fn shield_all(value: &mut serde_json::Value, shield: &dyn Fn(&str) -> String) {
-    match value {
-        serde_json::Value::String(s) => *s = shield(s),
-        serde_json::Value::Array(list) => list.iter_mut().for_each(|v| shield_all(v, shield)),
-        serde_json::Value::Object(map) => {
-            for (key, mut value) in std::mem::take(map) {
-                shield_all(&mut value, shield);
-                map.insert(shield(&key), value);
-            }
+/// The value with all its strings changed, keys included.
+fn map_strings(value: &Value, change: &dyn Fn(&str) -> String) -> Value {
+    match value.kind() {
+        ValueKind::String => value.as_str().map_or_else(|| value.clone(), |s| Value::from(change(s))),
+        ValueKind::Seq => value.try_iter().into_iter().flatten().map(|v| map_strings(&v, change)).collect(),
+        ValueKind::Map => {
+            let keys = value.try_iter().into_iter().flatten();
+            let pair = |key: Value| {
+                let item = value.get_item(&key).unwrap_or_default();
+                (map_strings(&key, change), map_strings(&item, change))
+            };
+            Value::from_pairs(keys.map(pair))
         }
-        _ => {}
+        _ => value.clone(),
     }
 }
 
 fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// JSON as Python's `json.dumps(x, ensure_ascii=False)` writes it; `indent` is a number of spaces.
-fn tojson(value: &Value, kwargs: minijinja::value::Kwargs) -> Result<Value, Error> {
-    let indent: Option<usize> = kwargs.get("indent")?;
-    let mut out = Vec::new();
-    let wrote = match indent {
-        Some(n) => {
-            let spaces = " ".repeat(n.min(16));
-            let pretty = serde_json::ser::PrettyFormatter::with_indent(spaces.as_bytes());
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, pretty))
-        }
-        None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Spaced)),
-    };
-    wrote.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    Ok(Value::from_safe_string(String::from_utf8_lossy(&out).into_owned()))
-}
-
-/// Python's separators: `, ` and `: `.
-struct Spaced;
-
-impl serde_json::ser::Formatter for Spaced {
-    fn begin_array_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-    fn begin_object_key<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> std::io::Result<()> {
-        if first { Ok(()) } else { out.write_all(b", ") }
-    }
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> std::io::Result<()> {
-        out.write_all(b": ")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn render(source: &str, messages: &[Message]) -> Result<String, TemplateError> {
-        ChatTemplate::compile(source.into(), "<s>".into(), "</s>".into()).unwrap().render(messages)
-    }
-
-    fn message(role: &str, content: &str) -> Message {
-        serde_json::from_value(serde_json::json!({ "role": role, "content": content })).unwrap()
-    }
-
-    #[test]
-    fn templates_written_for_python_run() {
-        let hi = [message("user", "  Hi there ")];
-        assert_eq!(render("{{ bos_token }}{{ messages[0]['content'].strip() }}", &hi).unwrap(), "<s>Hi there");
-        assert_eq!(
-            render("{% for m in messages %}\n  {% if true %}\nx\n  {% endif %}\n{% endfor %}", &hi).unwrap(),
-            "x\n"
-        );
-        assert_eq!(render("{{ messages[0] | tojson }}", &hi).unwrap(), r#"{"role": "user", "content": "  Hi there "}"#);
-        assert_eq!(render("{{ {'a': '<中>'} | tojson(indent=2) }}", &hi).unwrap(), "{\n  \"a\": \"<中>\"\n}");
-        assert_eq!(render("{{ strftime_now('%Y') | length }}", &hi).unwrap(), "4");
-        assert_eq!(
-            render("{% if tools is not none %}tools{% endif %}{{ add_generation_prompt }}", &hi).unwrap(),
-            "True"
-        );
-        assert_eq!(render("{% for m in messages %}{% break %}{% endfor %}", &hi).unwrap(), "");
-    }
-
-    #[test]
-    fn a_refusal_carries_the_templates_words() {
-        let refused = render("{{ raise_exception('roles must alternate') }}", &[message("user", "x")]);
-        assert_eq!(
-            refused.unwrap_err().to_string(),
-            "the model's chat template refused the conversation: roles must alternate"
-        );
-    }
 }

@@ -1,27 +1,21 @@
-//! Text to token ids and back, built from what a GGUF file carries.
+//! Text to token ids and back.
+
+mod gguf;
+mod json;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 
 use tokenizers::{
-    ModelWrapper, TokenizerImpl,
-    models::bpe::{BPE, Vocab},
+    Model, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper, OffsetType, PreTokenizedString, PreTokenizer,
+    PreTokenizerWrapper, Token, normalizer::Range,
 };
 
-use crate::{
-    model::Problem,
-    weights::gguf::{Gguf, GgufError, Value},
-};
+use super::{special::Specials, vocabulary::Vocabulary};
+use crate::weights::{Checkpoint, FileError, TOKENIZER, TextSource};
 
-use super::{
-    bytes,
-    pretokenizer::{self, PreTokenizer},
-    special::{Piece, Specials},
-};
-
-/// Token types of llama.cpp.
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
-const UNUSED: i32 = 5;
-
-/// Control tokens that end a turn or a text, besides those the metadata name.
+/// Control tokens that end a turn or a text, besides those the files name.
 const ENDS: [&str; 9] = [
     "<|im_end|>",
     "<|endoftext|>",
@@ -34,133 +28,100 @@ const ENDS: [&str; 9] = [
     "<｜end▁of▁sentence｜>",
 ];
 
-type Bpe = TokenizerImpl<
-    ModelWrapper,
-    tokenizers::NormalizerWrapper,
-    tokenizers::PreTokenizerWrapper,
-    tokenizers::PostProcessorWrapper,
-    tokenizers::DecoderWrapper,
->;
-
-/// A byte-level BPE tokenizer.
+/// A model's tokenizer.
 pub struct Tokenizer {
-    bpe: Bpe,
+    /// How a text is changed, cut and merged into tokens.
+    normalizer: Option<NormalizerWrapper>,
+    cut: Option<PreTokenizerWrapper>,
+    model: ModelWrapper,
+    /// Tokens found in a text as it is, and those found after it was normalised.
     specials: Specials,
-    /// What every id stands for: `text[starts[id]..starts[id + 1]]`.
-    text: Vec<u8>,
-    starts: Vec<u32>,
-    /// The token put before every text, if the file asks for one.
+    normalized: Specials,
+    vocabulary: Vocabulary,
+    /// Spaces taken from the beginning of a decoded text.
+    strip: usize,
+    /// The token put before a text, if the files ask for one; also before a rendered conversation that lacks it?
     bos: Option<u32>,
+    bos_before_chats: bool,
     ends: Vec<u32>,
-    /// The special tokens that templates may write.
-    pub(super) bos_text: String,
-    pub(super) eos_text: String,
+    /// Special tokens by their names in templates: `bos_token`, `eos_token`, `pad_token` ...
+    names: BTreeMap<String, String>,
 }
 
 impl Tokenizer {
-    /// Reads vocabulary, merges and special tokens.
-    pub(crate) fn of(file: &Gguf) -> Result<Self, Problem> {
-        let model = file.str("tokenizer.ggml.model")?;
-        if model != "gpt2" {
-            return Err(Problem::Unsupported(format!(
-                "the tokenizer '{model}' is not run here; byte-level BPE ('gpt2') is"
-            )));
-        }
-        let pre = file.str("tokenizer.ggml.pre")?;
-        let cut = pretokenizer::named(pre).ok_or_else(|| {
-            Problem::Unsupported(format!("the pre-tokenizer '{pre}' is not known here; {} are", pretokenizer::KNOWN))
-        })?;
-        let tokens = file.strings("tokenizer.ggml.tokens")?;
-        let kinds = match file.get("tokenizer.ggml.token_type") {
-            Some(_) => file.i32s("tokenizer.ggml.token_type")?,
-            None => vec![1; tokens.len()],
-        };
-        if kinds.len() != tokens.len() || tokens.is_empty() {
-            return Err(Problem::File(GgufError::Value {
-                key: "tokenizer.ggml.token_type".into(),
-                found: format!("{} types", kinds.len()),
-                expected: format!("one for each of the {} tokens", tokens.len()),
-            }));
-        }
-        let bpe = bpe(file, &tokens, cut)?;
-        let literal = |kind: i32| matches!(kind, CONTROL | USER_DEFINED);
-        let specials = (0u32..).zip(tokens.iter().zip(&kinds)).filter(|(_, (_, kind))| literal(**kind));
-        let specials = Specials::new(specials.map(|(id, (token, kind))| ((*token).to_owned(), id, *kind == CONTROL)));
-        let mut text = Vec::new();
-        let mut starts = vec![0];
-        for (token, kind) in tokens.iter().zip(&kinds) {
-            match *kind {
-                CONTROL | UNUSED => {}
-                USER_DEFINED => text.extend_from_slice(token.as_bytes()),
-                _ => text.extend(bytes::decode(token).unwrap_or_else(|| token.as_bytes().to_vec())),
+    /// A model's tokenizer: of a folder, its `tokenizer.json` as it is (None if there is none), whatever class its
+    /// configuration declares; of a GGUF file, what the metadata say.
+    pub fn open(checkpoint: &Checkpoint) -> Result<Option<Self>, FileError> {
+        match checkpoint.text() {
+            TextSource::Gguf(file) => Self::of_gguf(file).map(Some).map_err(|e| e.at(checkpoint.path())),
+            TextSource::Folder(files) => {
+                let Some(bytes) = files.read(TOKENIZER)? else { return Ok(None) };
+                Self::of_json(&bytes, &files.config, &checkpoint.generation().eos_token_ids)
+                    .map(Some)
+                    .map_err(|what| FileError::damaged(&files.path(TOKENIZER), what))
             }
-            starts.push(text.len() as u32);
         }
-        let id = |key: &str| -> Result<Option<u32>, Problem> {
-            let key = format!("tokenizer.ggml.{key}_token_id");
-            let Some(value) = file.get(&key) else { return Ok(None) };
-            let known = value.as_u64().filter(|id| *id < tokens.len() as u64);
-            let wrong = || GgufError::Value {
-                key,
-                found: value.to_string(),
-                expected: format!("the id of one of the {} tokens", tokens.len()),
-            };
-            Ok(Some(known.ok_or_else(wrong)? as u32))
-        };
-        let (bos, eos) = (id("bos")?, id("eos")?);
-        let mut ends: Vec<u32> = [eos, id("eot")?, id("eom")?].into_iter().flatten().collect();
-        let control = (0u32..).zip(tokens.iter().zip(&kinds)).filter(|(_, (_, kind))| **kind == CONTROL);
-        ends.extend(control.filter(|(_, (token, _))| ENDS.contains(token)).map(|(id, _)| id));
-        ends.sort_unstable();
-        ends.dedup();
-        let named = |id: Option<u32>| id.map(|id| tokens[id as usize].to_owned()).unwrap_or_default();
-        let add_bos = file.get("tokenizer.ggml.add_bos_token").and_then(Value::as_bool).unwrap_or(false);
-        Ok(Self {
-            bpe,
-            specials,
-            text,
-            starts,
-            ends,
-            bos_text: named(bos),
-            eos_text: named(eos),
-            bos: bos.filter(|_| add_bos),
-        })
     }
 
     /// Ids of `text`. Special tokens written in the text are recognised; the beginning-of-sequence token is put first
-    /// when the file asks for it and the text does not already start with it.
+    /// when the files ask for it and the text does not already start with it.
     pub fn encode(&self, text: &str) -> Vec<u32> {
-        self.encode_shielded(text, None)
+        self.with_bos(self.encode_bare(text))
     }
 
-    /// As [`Self::encode`], taking `shield` out of what is no special token.
-    pub(super) fn encode_shielded(&self, text: &str, shield: Option<char>) -> Vec<u32> {
-        let mut ids = Vec::new();
-        for piece in self.specials.split(text) {
-            match (piece, shield) {
-                (Piece::Token(id), _) => ids.push(id),
-                (Piece::Text(text), Some(shield)) if text.contains(shield) => {
-                    self.merge(&text.replace(shield, ""), &mut ids);
-                }
-                (Piece::Text(text), _) => self.merge(text, &mut ids),
-            }
-        }
+    /// Ids of `text` and nothing else. Special tokens written in the text are recognised.
+    pub fn encode_bare(&self, text: &str) -> Vec<u32> {
+        self.ids(text, None)
+    }
+
+    /// Ids of a conversation as a template wrote it, taking `shield` out of what is no special token.
+    pub(super) fn encode_chat(&self, text: &str, shield: char) -> Vec<u32> {
+        let ids = self.ids(text, Some(shield));
+        if self.bos_before_chats { self.with_bos(ids) } else { ids }
+    }
+
+    fn with_bos(&self, mut ids: Vec<u32>) -> Vec<u32> {
         if let Some(bos) = self.bos.filter(|bos| ids.first() != Some(bos)) {
             ids.insert(0, bos);
         }
         ids
     }
 
-    /// Appends the ids of a text without special tokens.
-    fn merge(&self, text: &str, ids: &mut Vec<u32>) {
-        // Byte-level BPE knows every byte, so that no text is refused; a vocabulary with holes skips what it lacks.
-        if let Ok(encoding) = self.bpe.encode_fast(text, false) {
-            ids.extend_from_slice(encoding.get_ids());
-        }
+    fn ids(&self, text: &str, shield: Option<char>) -> Vec<u32> {
+        self.try_ids(text, shield).unwrap_or_else(|error| {
+            // Only a vocabulary with holes and without a token for what it does not know comes here.
+            tracing::warn!(%error, "a text could not be tokenised");
+            Vec::new()
+        })
     }
 
-    pub(super) fn specials(&self) -> &Specials {
-        &self.specials
+    /// As the `tokenizers` crate does it, but for the shield.
+    fn try_ids(&self, text: &str, shield: Option<char>) -> tokenizers::Result<Vec<u32>> {
+        let mut pieces = PreTokenizedString::from(text);
+        pieces.split(|_, piece| Ok(cut(&piece, &self.specials)))?;
+        pieces.split(|_, mut piece| {
+            if let Some(normalizer) = &self.normalizer {
+                normalizer.normalize(&mut piece)?;
+            }
+            let mut pieces = cut(&piece, &self.normalized);
+            if let Some(shield) = shield {
+                for (piece, _) in pieces.iter_mut().filter(|(p, token)| token.is_none() && p.get().contains(shield)) {
+                    piece.filter(|c| c != shield);
+                }
+            }
+            Ok(pieces)
+        })?;
+        if let Some(cut) = &self.cut {
+            cut.pre_tokenize(&mut pieces)?;
+        }
+        pieces.tokenize(|piece| self.model.tokenize(piece.get()))?;
+        Ok(pieces.into_encoding(None, 0, OffsetType::None)?.get_ids().to_vec())
+    }
+
+    /// The text with a shield in every control token spelled out in it.
+    pub(super) fn shielded(&self, text: &str, shield: char) -> String {
+        let text = self.specials.shielded(text, shield);
+        self.normalized.shielded(&text, shield).into_owned()
     }
 
     /// Whether generation ends at this token.
@@ -168,41 +129,62 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
-    /// The bytes a token stands for; control tokens and unknown ids stand for none.
-    pub fn bytes(&self, id: u32) -> &[u8] {
-        match self.starts.get(id as usize..).and_then(|s| s.get(..2)) {
-            Some(range) => &self.text[range[0] as usize..range[1] as usize],
-            None => &[],
-        }
+    /// The tokens that end generation, ascending.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
     }
 
-    /// The text of these tokens, without control tokens; bytes that are no UTF-8 become U+FFFD.
+    /// The token put before every text, if the files ask for one.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// The id of a token that is written literally, e.g. `</think>`.
+    pub fn special(&self, text: &str) -> Option<u32> {
+        self.specials.id_of(text).or_else(|| self.normalized.id_of(text))
+    }
+
+    /// The text of a token that is written literally, control tokens included.
+    pub fn literal(&self, id: u32) -> Option<&str> {
+        self.specials.text_of(id).or_else(|| self.normalized.text_of(id))
+    }
+
+    /// The bytes a token stands for; special tokens and unknown ids stand for none.
+    pub fn bytes(&self, id: u32) -> &[u8] {
+        self.vocabulary.bytes(id)
+    }
+
+    /// Spaces that are taken from the beginning of a text when it is put together from [`Self::bytes`].
+    pub fn leading_spaces(&self) -> usize {
+        self.strip
+    }
+
+    /// The text of these tokens, without special tokens; bytes that are no UTF-8 become U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
         let bytes: Vec<u8> = ids.iter().flat_map(|id| self.bytes(*id)).copied().collect();
-        String::from_utf8_lossy(&bytes).into_owned()
+        let strip = bytes.iter().take(self.strip).take_while(|b| **b == b' ').count();
+        String::from_utf8_lossy(&bytes[strip..]).into_owned()
     }
 
-    /// Number of ids.
+    /// Number of ids; the largest id is one less.
     pub fn vocab(&self) -> usize {
-        self.starts.len() - 1
+        self.vocabulary.len()
+    }
+
+    /// The special tokens that templates may write, by name.
+    pub(super) fn names(&self) -> &BTreeMap<String, String> {
+        &self.names
     }
 }
 
-fn bpe(file: &Gguf, tokens: &[&str], cut: PreTokenizer) -> Result<Bpe, Problem> {
-    let key = "tokenizer.ggml.merges";
-    let wrong = |found: String, expected: &str| {
-        Problem::File(GgufError::Value { key: key.into(), found, expected: expected.into() })
-    };
-    let mut merges = Vec::new();
-    for merge in file.strings(key)? {
-        let (left, right) =
-            merge.split_once(' ').ok_or_else(|| wrong(format!("'{merge}'"), "two tokens and a space between"))?;
-        merges.push((left.to_owned(), right.to_owned()));
+type Cut = (NormalizedString, Option<Vec<Token>>);
+
+/// The pieces of a text between literals, and the literals as tokens.
+fn cut(text: &NormalizedString, literals: &Specials) -> Vec<Cut> {
+    if literals.is_empty() {
+        return vec![(text.clone(), None)];
     }
-    let vocab: Vocab = tokens.iter().map(|t| (*t).to_owned()).zip(0u32..).collect();
-    let built = BPE::builder().vocab_and_merges(vocab, merges).ignore_merges(cut.whole_first).build();
-    let model = built.map_err(|e| wrong(e.to_string(), "merges of tokens of the vocabulary"))?;
-    let mut bpe = Bpe::new(ModelWrapper::BPE(model));
-    bpe.with_pre_tokenizer(Some(cut.cut));
-    Ok(bpe)
+    let piece = |range: std::ops::Range<usize>| text.slice(Range::Normalized(range));
+    let token = |id| vec![Token { id, value: String::new(), offsets: (0, 0) }];
+    literals.split(text.get()).into_iter().filter_map(|p| Some((piece(p.range)?, p.token.map(token)))).collect()
 }

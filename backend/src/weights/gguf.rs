@@ -3,20 +3,25 @@
 //! The file is not trusted: every count, length and offset is checked against the bytes that are there before anything
 //! is allocated or read. Long arrays (a vocabulary) are checked once and decoded where they are asked for.
 
+mod config;
 mod cursor;
 mod error;
+mod names;
+mod parts;
 mod tensor;
 #[cfg(test)]
 mod tests;
 mod value;
 
-use std::{collections::HashMap, fs::File, ops::Range, path::Path};
+use std::{collections::HashMap, ops::Range, path::Path};
 
-use memmap2::Mmap;
-use sha2::{Digest, Sha256};
+use super::{fingerprint::Fingerprint, mapped::Mapped};
 
+pub(super) use config::config;
 use cursor::Cursor;
 pub use error::GgufError;
+pub(super) use names::hugging_face;
+pub(super) use parts::{parts, whole_name};
 pub use tensor::{TensorInfo, TensorType};
 pub use value::{Kind, Value};
 
@@ -26,31 +31,12 @@ const DEFAULT_ALIGNMENT: u64 = 32;
 /// Bytes of the smallest possible metadata entry (key length, one byte of key, type, value) and tensor entry.
 const SMALLEST_ENTRY: u64 = 8 + 1 + 4 + 1;
 const SMALLEST_TENSOR: u64 = 8 + 1 + 4 + 8 + 4 + 8;
-/// Pieces of a tensor that its fingerprint looks at, and their length in bytes.
-const PIECES: usize = 16;
-const PIECE_BYTES: usize = 4096;
-
-/// The bytes of a model file.
-enum Bytes {
-    Mapped(Mmap),
-    #[cfg(test)]
-    Owned(Vec<u8>),
-}
-
-impl std::ops::Deref for Bytes {
-    type Target = [u8];
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            #[cfg(test)]
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
+/// Entries that room is made for before they are read: a large file may hold a wrong count that would fit into it.
+const MOST_AHEAD: u64 = 4096;
 
 /// An open GGUF file whose header has been read and checked.
 pub struct Gguf {
-    bytes: Bytes,
+    bytes: Mapped,
     metadata: HashMap<String, Value>,
     tensors: Vec<TensorInfo>,
     header: Range<usize>,
@@ -59,14 +45,10 @@ pub struct Gguf {
 impl Gguf {
     /// Maps the file and reads its header.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let file = File::open(path)?;
-        // SAFETY: the mapping is read-only and private to this process. Another process that truncates the file while
-        // it is mapped would end this one with SIGBUS; model files are replaced by renaming, never written in place.
-        let map = unsafe { Mmap::map(&file)? };
-        Self::parse(Bytes::Mapped(map))
+        Self::parse(Mapped::open(path)?)
     }
 
-    fn parse(bytes: Bytes) -> Result<Self, GgufError> {
+    pub(super) fn parse(bytes: Mapped) -> Result<Self, GgufError> {
         let mut at = Cursor::new(&bytes);
         let magic = at.take(4, "the magic number")?;
         if magic != MAGIC {
@@ -81,7 +63,7 @@ impl Gguf {
         at.check_count("metadata entries", entry_count, SMALLEST_ENTRY)?;
         at.check_count("tensors", tensor_count, SMALLEST_TENSOR)?;
 
-        let mut metadata = HashMap::with_capacity(entry_count as usize);
+        let mut metadata = HashMap::with_capacity(entry_count.min(MOST_AHEAD) as usize);
         for _ in 0..entry_count {
             let key = at.string("a metadata key")?.to_owned();
             let value = Value::read(&mut at, &key)?;
@@ -100,7 +82,7 @@ impl Gguf {
                 })?
             }
         };
-        let mut tensors = Vec::with_capacity(tensor_count as usize);
+        let mut tensors = Vec::with_capacity(tensor_count.min(MOST_AHEAD) as usize);
         for _ in 0..tensor_count {
             tensors.push(TensorInfo::read(&mut at, alignment)?);
         }
@@ -168,20 +150,14 @@ impl Gguf {
     /// Names what this file computes: SHA-256 over the whole header (metadata, vocabulary, template, tensor table) and
     /// over evenly spread pieces of every tensor, in hex. It reads a few MiB, however large the file is.
     pub fn fingerprint(&self) -> String {
-        let mut hash = Sha256::new();
-        hash.update(&self.bytes[self.header.clone()]);
-        for tensor in &self.tensors {
-            let data = self.data(tensor);
-            if data.len() <= PIECES * PIECE_BYTES {
-                hash.update(data);
-                continue;
-            }
-            let last = data.len() - PIECE_BYTES;
-            for piece in 0..PIECES {
-                let start = last / (PIECES - 1) * piece;
-                hash.update(&data[start..start + PIECE_BYTES]);
-            }
-        }
-        littoral_core::key::hex(&hash.finalize())
+        let mut print = Fingerprint::new(self.tensors.len());
+        print.add(&self.bytes[self.header.clone()]);
+        self.tensors.iter().for_each(|tensor| print.add_pieces(self.data(tensor)));
+        print.hex()
+    }
+
+    /// A tensor's pages are not needed any more.
+    pub fn forget(&self, tensor: &TensorInfo) {
+        self.bytes.forget(tensor.range.clone());
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use littoral_core::chat::{ChatRequest, Message};
 use littoral_node::{
-    model::{BLOCK_TOKENS, DeviceChoice, load_gguf},
+    model::{BLOCK_TOKENS, DeviceChoice, Options, load},
     serve::{Addresses, Doors, Secret, Server, Settings},
 };
 use littoral_proto::v1::{
@@ -57,7 +57,8 @@ impl Node {
                 let doors = Doors::bind(any, any, Some((any, secret))).await.unwrap();
                 let at = doors.addresses().unwrap();
                 let kv_blocks = 2 * 8192 / BLOCK_TOKENS;
-                let loaded = load_gguf(&model_file(), &DeviceChoice::Cpu, kv_blocks, &|_, _| {}).unwrap();
+                let options = Options { device: DeviceChoice::Cpu, kv_blocks, ..Options::default() };
+                let loaded = load(&model_file(), options, &|_, _| {}).unwrap().chat(&model_file()).unwrap();
                 let (node, model) = (at.grpc.to_string(), MODEL.to_string());
                 let settings = Settings { node, model, slots, queue, rows: 64, kv_blocks };
                 let server = Server::start(doors, loaded, settings).unwrap();

@@ -7,6 +7,8 @@ pub mod folder;
 mod hub;
 mod pip;
 mod shelf;
+#[cfg(feature = "hub")]
+mod snapshot;
 
 use std::path::PathBuf;
 
@@ -14,6 +16,8 @@ use anyhow::{Result, bail};
 
 pub use pip::Wheel;
 pub use shelf::{Kept, Shelf};
+#[cfg(feature = "hub")]
+pub use snapshot::{Repository, snapshot};
 
 /// Sees how a pull goes on.
 pub trait Progress {

@@ -7,7 +7,7 @@ use super::{GgufError, cursor::Cursor};
 const MAX_DIMS: u32 = 4;
 
 /// The element type of a tensor, by its number in the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TensorType(pub u32);
 
 impl TensorType {

@@ -36,7 +36,7 @@ impl Writer {
         self
     }
     fn parse(self) -> Result<Gguf, GgufError> {
-        Gguf::parse(Bytes::Owned(self.0))
+        Gguf::parse(Mapped::Owned(self.0))
     }
 }
 
@@ -86,7 +86,7 @@ fn a_whole_file_is_read() {
 fn every_truncation_is_an_error_and_none_panics() {
     let bytes = whole().0;
     for end in 0..bytes.len() {
-        assert!(Gguf::parse(Bytes::Owned(bytes[..end].to_vec())).is_err(), "cut at {end} of {}", bytes.len());
+        assert!(Gguf::parse(Mapped::Owned(bytes[..end].to_vec())).is_err(), "cut at {end} of {}", bytes.len());
     }
 }
 
@@ -97,7 +97,7 @@ fn no_changed_byte_panics() {
         for value in [0, 1, 0x7f, 0x80, 0xff] {
             let mut changed = bytes.clone();
             changed[at] = value;
-            if let Ok(file) = Gguf::parse(Bytes::Owned(changed)) {
+            if let Ok(file) = Gguf::parse(Mapped::Owned(changed)) {
                 for tensor in file.tensors() {
                     file.data(tensor);
                 }

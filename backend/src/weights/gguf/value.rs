@@ -6,6 +6,8 @@ use super::{GgufError, cursor::Cursor};
 
 /// Arrays of arrays may be this deep.
 const MAX_NESTING: usize = 4;
+/// No string that is a value by itself is longer, bytes. (A chat template has some ten thousand.)
+const MAX_STRING: usize = 16 << 20;
 
 /// The types of GGUF values, in the order of their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,7 +95,17 @@ impl Value {
                     });
                 }
             },
-            Kind::String => Self::String(at.string(key)?.to_owned()),
+            Kind::String => {
+                let text = at.string(key)?;
+                if text.len() > MAX_STRING {
+                    return Err(GgufError::Value {
+                        key: key.into(),
+                        found: format!("a string of {} bytes", text.len()),
+                        expected: format!("{MAX_STRING} at most"),
+                    });
+                }
+                Self::String(text.to_owned())
+            }
             Kind::Array => Self::Array(skip_array(at, key, 1)?),
         })
     }
