@@ -1,23 +1,42 @@
 //! Weights as the numbers they stand for.
 
-use crate::blocks::{Blocks, ForBlocks, Groups, Plain};
-use crate::floats::{BF16, F8E4M3, F16, F32, Floats};
-use crate::{Cpu, Format, Weights};
-use crate::cells::Cells;
+#[cfg(test)]
+mod tests;
 
-/// Writes the values of whole rows of `cols` elements, one row or many.
+use std::cell::RefCell;
+
+use crate::cells::Cells;
+use crate::panel::{FLOAT_COLS, Panel, Slab};
+use crate::simd::{LANES, Level};
+use crate::{Cpu, Format, Weights};
+
+thread_local! {
+    static PANEL: RefCell<Box<Panel>> = RefCell::new(Panel::new());
+}
+
+/// Writes the values of whole rows of `cols` elements, one row or many. A value is scale times integer, plus the
+/// minimum where the format has one, each rounded.
 ///
 /// # Panics
 /// If the format has no such rows, or `bytes` and `out` do not hold the same number of them.
 pub fn dequantize(format: Format, cols: usize, bytes: &[u8], out: &mut [f32]) {
     let rows = out.len().checked_div(cols).unwrap_or(0);
-    let weights = Weights { format, rows, cols, bytes };
+    let w = Weights { format, rows, cols, bytes };
     assert_eq!(out.len(), rows * cols, "dequantize: the output is not rows of {cols} elements");
-    assert_eq!(bytes.len(), rows * weights.row_bytes(), "dequantize: bytes for {rows} rows of {cols} in {format}");
-    if rows > 0 {
-        let bytes = bytes.chunks_exact(weights.row_bytes());
-        bytes.zip(out.chunks_exact_mut(cols)).for_each(|(bytes, out)| row(format, bytes, out));
-    }
+    assert_eq!(bytes.len(), rows * w.row_bytes(), "dequantize: bytes for {rows} rows of {cols} in {format}");
+    let out = Cells::new(out);
+    Cpu::with(|cpu| {
+        let panels = rows.div_ceil(LANES);
+        let per_part = if rows * cols < 1 << 15 { panels } else { 1 };
+        cpu.pool.run(panels.div_ceil(per_part.max(1)), |part| {
+            for panel in part * per_part..panels.min((part + 1) * per_part) {
+                let end = rows.min((panel + 1) * LANES);
+                // SAFETY: each panel is in one part.
+                let out = unsafe { out.piece(panel * LANES * cols..end * cols) };
+                write(cpu.level(), &w, panel, out);
+            }
+        });
+    });
 }
 
 /// Writes the rows of a table that `ids` name: `[ids.len(), cols]`.
@@ -33,44 +52,27 @@ pub fn embed(table: &Weights, ids: &[i32], out: &mut [f32]) {
     let out = Cells::new(out);
     Cpu::with(|cpu| {
         // A few rows are done before another thread has heard of it.
-        let per_part = if ids.len() * table.cols < 1 << 15 { ids.len().max(1) } else { 16 };
+        let per_part = if ids.len() * table.cols < 1 << 13 { ids.len().max(1) } else { 4 };
         cpu.pool.run(ids.len().div_ceil(per_part), |part| {
             for i in part * per_part..ids.len().min((part + 1) * per_part) {
                 // SAFETY: each row of the output is in one part.
                 let out = unsafe { out.piece(i * table.cols..(i + 1) * table.cols) };
-                row(table.format, table.rows_at(ids[i] as usize, 1), out);
+                let row = Weights { rows: 1, bytes: table.rows_at(ids[i] as usize, 1), ..*table };
+                write(cpu.level(), &row, 0, out);
             }
         });
     });
 }
 
-/// One row.
-fn row(format: Format, bytes: &[u8], out: &mut [f32]) {
-    match format {
-        Format::F32 => F32.read(bytes, 0, out),
-        Format::F16 => F16.read(bytes, 0, out),
-        Format::BF16 => BF16.read(bytes, 0, out),
-        Format::F8E4M3 { block } => F8E4M3(block.into()).read(bytes, 0, out),
-        _ => format.with_blocks(Integers { bytes, out }).expect("the others are integers"),
-    }
-}
-
-struct Integers<'a> {
-    bytes: &'a [u8],
-    out: &'a mut [f32],
-}
-
-impl ForBlocks for Integers<'_> {
-    type Out = ();
-
-    fn run<F: Blocks>(self) {
-        let (mut codes, mut groups) = ([0; 256], Groups::default());
-        for (bytes, out) in self.bytes.chunks_exact(F::BYTES).zip(self.out.chunks_exact_mut(F::BLOCK)) {
-            F::unpack::<Plain>(bytes, &mut codes[..F::BLOCK], &mut groups);
-            for (i, out) in out.iter_mut().enumerate() {
-                let value = f32::from(i16::from(codes[i]) - i16::from(F::OFFSET)) * groups.scale[i / F::GROUP];
-                *out = if F::MINIMUM { value + groups.min[i / F::GROUP] } else { value };
+/// Writes the rows of a panel.
+fn write(level: Level, w: &Weights, panel: usize, out: &mut [f32]) {
+    PANEL.with_borrow_mut(|room| {
+        for slab in Slab::of(w, 0, panel, FLOAT_COLS) {
+            room.widen(level, &slab);
+            for (lane, out) in out.chunks_exact_mut(w.cols).enumerate() {
+                let values = room.floats.iter().map(|floats| floats[lane]);
+                out[slab.first..slab.first + slab.cols].iter_mut().zip(values).for_each(|(out, value)| *out = value);
             }
         }
-    }
+    });
 }

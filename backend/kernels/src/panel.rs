@@ -1,8 +1,9 @@
 //! Panels: sixteen rows of weights side by side, so that a lane is an output and every output has its own sum.
 
-use crate::blocks::{Blocks, Codes, ForBlocks, Groups};
-use crate::floats::{BF16, F8E4M3, F16, F32, Floats};
-use crate::simd::{self, LANES, Level, Simd, Work};
+use std::marker::PhantomData;
+
+use crate::blocks::{BF16, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Raw, Unpacked};
+use crate::simd::{self, LANES, Lanes, Level, Simd, Work};
 use crate::{Format, Weights};
 
 /// Columns of an integer panel at most; it and a tile of activations share the first cache.
@@ -11,8 +12,11 @@ pub(crate) const INT_COLS: usize = 1024;
 /// Columns of a float panel at most.
 pub(crate) const FLOAT_COLS: usize = 256;
 
-/// Columns that are unpacked before they are put side by side.
+/// Columns that are put side by side at a time.
 const STEP: usize = 256;
+
+/// Words of a row that hold `STEP` columns of any format, at most, and some more.
+const WORDS: usize = STEP + 2;
 
 /// Room to make a panel in.
 #[repr(C, align(64))]
@@ -21,8 +25,7 @@ pub(crate) struct Panel {
     pub scale: [[f32; LANES]; INT_COLS / 16],
     pub min: [[f32; LANES]; INT_COLS / 16],
     pub floats: [[f32; LANES]; FLOAT_COLS],
-    /// 64 words of each row: 256 codes, or 64 floats.
-    rows: [[u32; 64]; LANES],
+    words: [[u32; LANES]; WORDS],
 }
 
 // SAFETY: arrays of numbers, each a multiple of 64 bytes long, so that there is no padding.
@@ -32,10 +35,9 @@ unsafe impl bytemuck::Zeroable for Panel {}
 #[derive(Clone, Copy)]
 pub(crate) struct Slab<'a> {
     pub format: Format,
-    /// The rows, whole ones.
-    pub bytes: &'a [u8],
-    pub row_bytes: usize,
-    /// The first row of the matrix, and how many there are; lanes without a row repeat the last one.
+    /// The bytes of each row; lanes without a row repeat the last one.
+    lanes: [&'a [u8]; LANES],
+    /// The first row of the matrix, and how many there are.
     pub row: usize,
     pub rows: usize,
     /// The first column, and how many.
@@ -50,15 +52,11 @@ impl<'a> Slab<'a> {
         let row = panel * LANES;
         let rows = LANES.min(w.rows - row);
         let bytes = w.rows_at(matrix * w.rows + row, rows);
-        (0..cols).step_by(most).map(move |first| {
-            let cols = most.min(cols - first);
-            Self { format, bytes, row_bytes, row, rows, first, cols }
-        })
-    }
-
-    #[inline(always)]
-    fn lane(&self, lane: usize) -> &'a [u8] {
-        &self.bytes[lane.min(self.rows - 1) * self.row_bytes..][..self.row_bytes]
+        let mut lanes = [bytes; LANES];
+        for (lane, of) in lanes.iter_mut().enumerate() {
+            *of = &bytes[lane.min(rows - 1) * row_bytes..][..row_bytes];
+        }
+        (0..cols).step_by(most).map(move |first| Self { format, lanes, row, rows, first, cols: most.min(cols - first) })
     }
 }
 
@@ -76,23 +74,16 @@ impl Panel {
     /// Makes a panel of floats.
     pub fn widen(&mut self, level: Level, slab: &Slab) {
         match slab.format {
-            Format::F32 => simd::run(level, Convert { panel: self, slab, format: F32 }),
-            Format::F16 => simd::run(level, Convert { panel: self, slab, format: F16 }),
-            Format::BF16 => simd::run(level, Convert { panel: self, slab, format: BF16 }),
-            Format::F8E4M3 { block } => {
-                simd::run(level, Convert { panel: self, slab, format: F8E4M3(block.into()) });
-            }
+            Format::F32 => simd::run(level, Read { panel: self, slab, format: F32 }),
+            Format::F16 => simd::run(level, Read { panel: self, slab, format: F16 }),
+            Format::BF16 => simd::run(level, Read { panel: self, slab, format: BF16 }),
+            Format::F8E4M3 { block } => simd::run(level, Read { panel: self, slab, format: F8E4M3(block.into()) }),
             _ => {
                 self.unpack(level, slab);
                 let codes = slab.format.codes().expect("the others are integers");
                 simd::run(level, Widen { panel: self, codes, cols: slab.cols });
             }
         }
-    }
-
-    #[inline(always)]
-    fn transpose<S: Simd>(rows: &[[u32; 64]; LANES], count: usize, columns: &mut [[u32; LANES]]) {
-        S::transpose(&rows.each_ref().map(|row| bytemuck::cast_slice(row)), count, columns);
     }
 }
 
@@ -106,14 +97,14 @@ impl ForBlocks for Unpack<'_> {
     type Out = ();
 
     fn run<F: Blocks>(self) {
-        simd::run(self.level, UnpackAs::<F> { panel: self.panel, slab: self.slab, format: std::marker::PhantomData });
+        simd::run(self.level, UnpackAs { panel: self.panel, slab: self.slab, format: PhantomData::<F> });
     }
 }
 
 struct UnpackAs<'a, F> {
     panel: &'a mut Panel,
     slab: &'a Slab<'a>,
-    format: std::marker::PhantomData<F>,
+    format: PhantomData<F>,
 }
 
 impl<F: Blocks> Work for UnpackAs<'_, F> {
@@ -122,25 +113,21 @@ impl<F: Blocks> Work for UnpackAs<'_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { panel, slab, .. } = self;
-        let mut groups = Groups::default();
         for start in (0..slab.cols).step_by(STEP) {
-            let width = STEP.min(slab.cols - start);
-            for lane in 0..LANES {
-                let codes: &mut [u8] = bytemuck::cast_slice_mut(&mut panel.rows[lane]);
-                let first = (slab.first + start) / F::BLOCK;
-                let blocks = slab.lane(lane)[first * F::BYTES..][..width / F::BLOCK * F::BYTES].chunks_exact(F::BYTES);
-                for (block, bytes) in blocks.enumerate() {
-                    F::unpack::<S>(bytes, &mut codes[block * F::BLOCK..][..F::BLOCK], &mut groups);
-                    let group = (start + block * F::BLOCK) / F::GROUP;
-                    for i in 0..F::BLOCK / F::GROUP {
-                        panel.scale[group + i][lane] = groups.scale[i];
-                        if F::MINIMUM {
-                            panel.min[group + i][lane] = groups.min[i];
-                        }
-                    }
-                }
+            let blocks = STEP.min(slab.cols - start) / F::BLOCK;
+            let words = (blocks * F::BYTES).div_ceil(4);
+            S::columns(&slab.lanes, (slab.first + start) / F::BLOCK * F::BYTES, &mut panel.words[..words]);
+            for block in 0..blocks {
+                let column = start + block * F::BLOCK;
+                let (word, group) = (column / 4, column / F::GROUP);
+                let raw = Raw { words: &panel.words, at: block * F::BYTES, aligned: F::BYTES.is_multiple_of(4) };
+                let mut out = Unpacked {
+                    codes: &mut panel.codes[word..word + F::BLOCK / 4],
+                    scale: &mut panel.scale[group..group + F::BLOCK / F::GROUP],
+                    min: &mut panel.min[group..group + F::BLOCK / F::GROUP],
+                };
+                F::unpack::<S::Lanes>(raw, &mut out);
             }
-            Panel::transpose::<S>(&panel.rows, width / 4, &mut panel.codes[start / 4..]);
         }
     }
 }
@@ -158,43 +145,34 @@ impl Work for Widen<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { panel, codes: Codes { group, offset, minimum, .. }, cols } = self;
+        let offset = S::Lanes::splat(offset.into());
         for (word, floats) in panel.floats[..cols].as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            let (codes, scale, min) = (&panel.codes[word], &panel.scale[word * 4 / group], &panel.min[word * 4 / group]);
+            let codes = S::Lanes::load(&panel.codes[word]);
+            let scale = S::Lanes::load(bytemuck::cast_ref(&panel.scale[word * 4 / group]));
+            let min = S::Lanes::load(bytemuck::cast_ref(&panel.min[word * 4 / group]));
             for (byte, floats) in floats.iter_mut().enumerate() {
-                for lane in 0..LANES {
-                    let code = (codes[lane] >> (byte * 8) & 255).cast_signed() - i32::from(offset);
-                    floats[lane] = code as f32 * scale[lane];
-                }
-                if minimum {
-                    for lane in 0..LANES {
-                        floats[lane] += min[lane];
-                    }
-                }
+                let code = codes.shr(byte as u32 * 8).and(S::Lanes::splat(255)).sub(offset);
+                let value = code.float().mul_float(scale);
+                let value = if minimum { value.add_float(min) } else { value };
+                value.store(bytemuck::cast_mut(floats));
             }
         }
     }
 }
 
 /// Small floats to floats.
-struct Convert<'a, F> {
+struct Read<'a, F> {
     panel: &'a mut Panel,
     slab: &'a Slab<'a>,
     format: F,
 }
 
-impl<F: Floats> Work for Convert<'_, F> {
+impl<F: Floats> Work for Read<'_, F> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { panel, slab, format } = self;
-        for start in (0..slab.cols).step_by(64) {
-            let width = 64.min(slab.cols - start);
-            for lane in 0..LANES {
-                let floats: &mut [f32] = bytemuck::cast_slice_mut(&mut panel.rows[lane]);
-                format.read(slab.lane(lane), slab.first + start, &mut floats[..width]);
-            }
-            Panel::transpose::<S>(&panel.rows, width, bytemuck::cast_slice_mut(&mut panel.floats[start..]));
-        }
+        format.read::<S>(&slab.lanes, slab.first, &mut panel.words, &mut panel.floats[..slab.cols]);
     }
 }

@@ -97,7 +97,7 @@ impl Spans<'_> {
             for first in (0..k_dim).step_by(COLS) {
                 let cols = COLS.min(k_dim - first);
                 let rows = keys.map(|key| bytemuck::cast_slice(&key[first..first + cols]));
-                simd::run(*level, Transpose { rows, columns: &mut room.keys[..cols] });
+                simd::run(*level, Columns { rows, columns: &mut room.keys[..cols] });
                 for tile in &room.tiles {
                     let q = &room.queries[tile.first * k_dim + first * tile.rows..][..cols * tile.rows];
                     let mut acc = [[0.0; LANES]; MOST_ROWS];
@@ -181,17 +181,17 @@ impl Values<'_> {
     }
 }
 
-struct Transpose<'a> {
+struct Columns<'a> {
     rows: [&'a [u8]; LANES],
     columns: &'a mut [[u32; LANES]],
 }
 
-impl Work for Transpose<'_> {
+impl Work for Columns<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        S::transpose(&self.rows, self.columns.len(), self.columns);
+        S::columns(&self.rows, 0, self.columns);
     }
 }
 

@@ -1,39 +1,32 @@
 //! Blocks of 256 weights in groups whose scales are themselves integers below a scale.
 
-use super::{Blocks, Groups, Half, half};
+use super::{Blocks, Raw, Unpacked};
+use crate::simd::Lanes;
 
-/// The six-bit scale and minimum of group `j` in the twelve bytes of Q4_K and Q5_K.
+/// Bits `from..from + count` of each lane.
 #[inline(always)]
-fn scale_min(packed: &[u8; 12], j: usize) -> (u8, u8) {
-    if j < 4 {
-        (packed[j] & 63, packed[j + 4] & 63)
-    } else {
-        (packed[j + 4] & 15 | packed[j - 4] >> 6 << 4, packed[j + 4] >> 4 | packed[j] >> 6 << 4)
+fn bits<L: Lanes>(word: L, from: u32, count: u32) -> L {
+    word.shr(from).and(L::splat((1 << count) - 1))
+}
+
+/// Eight scales and minima of six bits each in twelve bytes, after a scale for each, as Q4_K and Q5_K have them.
+#[inline(always)]
+fn eight_groups<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+    let both: L = raw.word(0);
+    let (d, dmin) = (both.half(), both.shr(16).half());
+    let (scales, mins, rest): (L, L, L) = (raw.word(4), raw.word(8), raw.word(12));
+    for j in 0..4 {
+        let byte = j as u32 * 8;
+        // The first four are six bits of a byte, whose two upper ones belong to the last four.
+        let upper = |word: L| bits(word, byte + 6, 2).shl(4);
+        for (group, scale, min) in [
+            (j, bits(scales, byte, 6), bits(mins, byte, 6)),
+            (j + 4, bits(rest, byte, 4).or(upper(scales)), bits(rest, byte + 4, 4).or(upper(mins))),
+        ] {
+            out.scale(group, scale.float().mul_float(d));
+            out.min(group, min.float().mul_float(dmin).xor(L::splat(1 << 31)));
+        }
     }
-}
-
-/// The eight scales and minima of Q4_K and Q5_K, which open a block.
-#[inline(always)]
-fn eight_groups<H: Half>(block: &[u8], groups: &mut Groups) {
-    let (d, dmin) = (half::<H>(block, 0), half::<H>(block, 2));
-    let packed: &[u8; 12] = block[4..].first_chunk().expect("12 bytes of scales");
-    for j in 0..8 {
-        let (scale, min) = scale_min(packed, j);
-        groups.scale[j] = d * f32::from(scale);
-        groups.min[j] = -(dmin * f32::from(min));
-    }
-}
-
-/// `N` bytes at `at`.
-#[inline(always)]
-fn part<const N: usize>(bytes: &[u8], at: usize) -> &[u8; N] {
-    bytes[at..].first_chunk().expect("a whole block")
-}
-
-/// 32 codes at `at`.
-#[inline(always)]
-fn codes_at(codes: &mut [u8], at: usize) -> &mut [u8; 32] {
-    codes[at..].first_chunk_mut().expect("a whole block of codes")
 }
 
 pub(crate) struct Q2K;
@@ -47,18 +40,21 @@ impl Blocks for Q2K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        let (d, dmin) = (half::<H>(block, 80), half::<H>(block, 82));
-        let scales: &[u8; 16] = part(block, 0);
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        let both: L = raw.word(80);
+        let (d, dmin) = (both.half(), both.shr(16).half());
         for j in 0..16 {
-            groups.scale[j] = d * f32::from(scales[j] & 15);
-            groups.min[j] = -(dmin * f32::from(scales[j] >> 4));
+            let (scales, byte) = (raw.word::<L>(j / 4 * 4), j as u32 % 4 * 8);
+            out.scale(j, bits(scales, byte, 4).float().mul_float(d));
+            out.min(j, bits(scales, byte + 4, 4).float().mul_float(dmin).xor(L::splat(1 << 31)));
         }
-        for n in 0..8 {
-            let q: &[u8; 32] = part(block, 16 + n / 4 * 32);
-            let codes = codes_at(codes, n * 32);
-            for i in 0..32 {
-                codes[i] = q[i] >> (n % 4 * 2) & 3;
+        for half in 0..2 {
+            for i in 0..8 {
+                let word: L = raw.word(16 + half * 32 + i * 4);
+                for run in 0..4 {
+                    let codes = word.shr(run as u32 * 2).and(L::splat(0x0303_0303));
+                    out.codes(half * 32 + run * 8 + i, codes);
+                }
             }
         }
     }
@@ -75,21 +71,25 @@ impl Blocks for Q3K {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        let d = half::<H>(block, 108);
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        let d = raw.word::<L>(108).half();
         // Sixteen six-bit scales: four low bits in eight bytes, two high bits in the next four.
-        let scales: &[u8; 12] = part(block, 96);
+        let (low, high) = ([raw.word::<L>(96), raw.word(100)], raw.word::<L>(104));
         for j in 0..16 {
-            let low = if j < 8 { scales[j] & 15 } else { scales[j - 8] >> 4 };
-            let high = scales[8 + j % 4] >> (j / 4 * 2) & 3;
-            groups.scale[j] = d * f32::from((low | high << 4).cast_signed() - 32);
+            let byte = j as u32 % 4 * 8;
+            let scale = bits(low[j / 4 % 2], byte + j as u32 / 8 * 4, 4);
+            let scale = scale.or(bits(high, byte + j as u32 / 4 * 2, 2).shl(4));
+            out.scale(j, scale.sub(L::splat(32)).float().mul_float(d));
         }
-        let mask: &[u8; 32] = part(block, 0);
-        for n in 0..8 {
-            let q: &[u8; 32] = part(block, 32 + n / 4 * 32);
-            let codes = codes_at(codes, n * 32);
-            for i in 0..32 {
-                codes[i] = q[i] >> (n % 4 * 2) & 3 | (mask[i] >> n & 1) << 2;
+        for i in 0..8 {
+            let mask: L = raw.word(i * 4);
+            for half in 0..2 {
+                let word: L = raw.word(32 + half * 32 + i * 4);
+                for run in 0..4 {
+                    let third = mask.shr((half * 4 + run) as u32).and(L::splat(0x0101_0101)).shl(2);
+                    let codes = word.shr(run as u32 * 2).and(L::splat(0x0303_0303)).or(third);
+                    out.codes(half * 32 + run * 8 + i, codes);
+                }
             }
         }
     }
@@ -106,13 +106,14 @@ impl Blocks for Q4K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        eight_groups::<H>(block, groups);
-        for n in 0..8 {
-            let q: &[u8; 32] = part(block, 16 + n / 2 * 32);
-            let codes = codes_at(codes, n * 32);
-            for i in 0..32 {
-                codes[i] = q[i] >> (n % 2 * 4) & 15;
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        eight_groups::<L>(raw, out);
+        let low = L::splat(0x0f0f_0f0f);
+        for pair in 0..4 {
+            for i in 0..8 {
+                let word: L = raw.word(16 + pair * 32 + i * 4);
+                out.codes(pair * 16 + i, word.and(low));
+                out.codes(pair * 16 + 8 + i, word.shr(4).and(low));
             }
         }
     }
@@ -129,14 +130,16 @@ impl Blocks for Q5K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        eight_groups::<H>(block, groups);
-        let high: &[u8; 32] = part(block, 16);
-        for n in 0..8 {
-            let q: &[u8; 32] = part(block, 48 + n / 2 * 32);
-            let codes = codes_at(codes, n * 32);
-            for i in 0..32 {
-                codes[i] = q[i] >> (n % 2 * 4) & 15 | (high[i] >> n & 1) << 4;
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        eight_groups::<L>(raw, out);
+        let (low, lowest) = (L::splat(0x0f0f_0f0f), L::splat(0x0101_0101));
+        for i in 0..8 {
+            let high: L = raw.word(16 + i * 4);
+            for pair in 0..4 {
+                let word: L = raw.word(48 + pair * 32 + i * 4);
+                let fifth = |run: usize| high.shr(run as u32).and(lowest).shl(4);
+                out.codes(pair * 16 + i, word.and(low).or(fifth(pair * 2)));
+                out.codes(pair * 16 + 8 + i, word.shr(4).and(low).or(fifth(pair * 2 + 1)));
             }
         }
     }
@@ -153,20 +156,24 @@ impl Blocks for Q6K {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        let d = half::<H>(block, 208);
-        let scales: &[u8; 16] = part(block, 192);
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        let d = raw.word::<L>(208).half();
         for j in 0..16 {
-            groups.scale[j] = d * f32::from(scales[j].cast_signed());
+            // A signed byte.
+            let scale = bits(raw.word::<L>(192 + j / 4 * 4), j as u32 % 4 * 8, 8);
+            let scale = scale.xor(L::splat(128)).sub(L::splat(128));
+            out.scale(j, scale.float().mul_float(d));
         }
-        for n in 0..8 {
-            // Four runs of 32 share 64 bytes of nibbles and 32 bytes of upper bits.
-            let (side, run) = (n / 4, n % 4);
-            let low: &[u8; 32] = part(block, side * 64 + run % 2 * 32);
-            let high: &[u8; 32] = part(block, 128 + side * 32);
-            let codes = codes_at(codes, n * 32);
-            for i in 0..32 {
-                codes[i] = low[i] >> (run / 2 * 4) & 15 | (high[i] >> (run * 2) & 3) << 4;
+        for half in 0..2 {
+            for i in 0..8 {
+                // Four runs of 32 share 64 bytes of nibbles and 32 bytes of upper bits.
+                let low = [raw.word::<L>(half * 64 + i * 4), raw.word(half * 64 + 32 + i * 4)];
+                let high: L = raw.word(128 + half * 32 + i * 4);
+                for run in 0..4 {
+                    let nibbles = low[run % 2].shr(run as u32 / 2 * 4).and(L::splat(0x0f0f_0f0f));
+                    let upper = high.shr(run as u32 * 2).and(L::splat(0x0303_0303)).shl(4);
+                    out.codes(half * 32 + run * 8 + i, nibbles.or(upper));
+                }
             }
         }
     }

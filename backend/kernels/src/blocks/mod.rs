@@ -1,9 +1,14 @@
-//! What a block of integer weights means: codes, and for each group of them a scale and a minimum.
+//! What the bytes of sixteen rows mean. They come as words, one of each row side by side, so that what unpacks a row
+//! unpacks all.
 
+mod floats;
 mod k;
 mod simple;
 
 use crate::Format;
+use crate::simd::{LANES, Lanes};
+
+pub(crate) use floats::{BF16, F8E4M3, F16, F32, Floats};
 use k::{Q2K, Q3K, Q4K, Q5K, Q6K};
 use simple::{Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
@@ -18,11 +23,60 @@ pub(crate) trait Blocks {
     const OFFSET: u8;
     /// The largest code.
     const LARGEST: u8;
-    /// Whether there are minima; if not, `unpack` leaves them alone.
+    /// Whether there are minima.
     const MINIMUM: bool;
 
-    /// Unpacks one block of `BYTES` bytes to `BLOCK` codes and `BLOCK / GROUP` scales and minima.
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups);
+    /// Unpacks the block at the begin of `raw`.
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked);
+}
+
+/// Bytes of sixteen rows from some byte on.
+#[derive(Clone, Copy)]
+pub(crate) struct Raw<'a> {
+    /// Words of the rows, and one more.
+    pub words: &'a [[u32; LANES]],
+    /// The byte where this begins.
+    pub at: usize,
+    /// Whether blocks are whole words; `at` is then a multiple of four.
+    pub aligned: bool,
+}
+
+impl<'a> Raw<'a> {
+    /// The word that begins at byte `at`.
+    #[inline(always)]
+    fn word<L: Lanes>(&self, at: usize) -> L {
+        let (word, bits) = ((self.at + at) / 4, (self.at + at) as u32 % 4 * 8);
+        if self.aligned && at.is_multiple_of(4) {
+            return L::load(&self.words[word]);
+        }
+        L::load(&self.words[word]).shr(bits).or(L::load(&self.words[word + 1]).shl(32 - bits))
+    }
+}
+
+/// A block's codes, scales and minima; no minima where the format has none.
+pub(crate) struct Unpacked<'a> {
+    /// Four codes of each lane: `[BLOCK / 4]`.
+    pub codes: &'a mut [[u32; LANES]],
+    /// `[BLOCK / GROUP]`
+    pub scale: &'a mut [[f32; LANES]],
+    pub min: &'a mut [[f32; LANES]],
+}
+
+impl Unpacked<'_> {
+    #[inline(always)]
+    fn codes<L: Lanes>(&mut self, word: usize, codes: L) {
+        codes.store(&mut self.codes[word]);
+    }
+
+    #[inline(always)]
+    fn scale<L: Lanes>(&mut self, group: usize, scale: L) {
+        scale.store(bytemuck::cast_mut(&mut self.scale[group]));
+    }
+
+    #[inline(always)]
+    fn min<L: Lanes>(&mut self, group: usize, min: L) {
+        min.store(bytemuck::cast_mut(&mut self.min[group]));
+    }
 }
 
 /// The constants of a [`Blocks`] as values.
@@ -32,12 +86,6 @@ pub(crate) struct Codes {
     pub offset: u8,
     pub largest: u8,
     pub minimum: bool,
-}
-
-impl Codes {
-    const fn of<F: Blocks>() -> Self {
-        Self { group: F::GROUP, offset: F::OFFSET, largest: F::LARGEST, minimum: F::MINIMUM }
-    }
 }
 
 /// Code that is generic over the formats of integers.
@@ -73,37 +121,9 @@ impl Format {
             type Out = Codes;
 
             fn run<F: Blocks>(self) -> Codes {
-                const { Codes::of::<F>() }
+                Codes { group: F::GROUP, offset: F::OFFSET, largest: F::LARGEST, minimum: F::MINIMUM }
             }
         }
         self.with_blocks(Describe)
     }
-}
-
-/// The scales and minima of a block, as many as it has.
-#[derive(Default)]
-pub(crate) struct Groups {
-    pub scale: [f32; 16],
-    pub min: [f32; 16],
-}
-
-/// How an instruction set reads binary16; the result is the same.
-pub(crate) trait Half {
-    fn f16(bits: u16) -> f32;
-}
-
-/// By shifts and a multiplication.
-pub(crate) struct Plain;
-
-impl Half for Plain {
-    #[inline(always)]
-    fn f16(bits: u16) -> f32 {
-        crate::number::f16(bits)
-    }
-}
-
-/// The binary16 at byte `at`.
-#[inline(always)]
-fn half<H: Half>(block: &[u8], at: usize) -> f32 {
-    H::f16(u16::from_le_bytes([block[at], block[at + 1]]))
 }

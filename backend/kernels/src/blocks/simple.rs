@@ -1,26 +1,37 @@
 //! Blocks of 32 weights.
 
-use super::{Blocks, Groups, Half, half};
-use crate::number::half_e8m0;
+use super::{Blocks, Raw, Unpacked};
+use crate::simd::Lanes;
 
-/// Low nibbles are elements 0..16, high ones 16..32.
+/// The sixteen bytes at `at`, whose low nibbles are elements 0..16 and whose high ones are 16..32.
 #[inline(always)]
-fn nibbles(packed: &[u8], codes: &mut [u8]) {
-    let packed: &[u8; 16] = packed.first_chunk().expect("16 bytes of nibbles");
-    let codes: &mut [u8; 32] = codes.first_chunk_mut().expect("32 codes");
-    for i in 0..16 {
-        codes[i] = packed[i] & 15;
-        codes[i + 16] = packed[i] >> 4;
+fn nibbles<L: Lanes>(raw: Raw, at: usize) -> [L; 8] {
+    let low = L::splat(0x0f0f_0f0f);
+    let mut codes = [low; 8];
+    for i in 0..4 {
+        let word: L = raw.word(at + i * 4);
+        codes[i] = word.and(low);
+        codes[i + 4] = word.shr(4).and(low);
     }
+    codes
 }
 
-/// Adds the fifth bit of 32 codes, from the bits of a word.
+/// Adds the fifth bits, from the bits of a word.
 #[inline(always)]
-fn fifth_bits(packed: &[u8], codes: &mut [u8]) {
-    let packed: [u8; 4] = *packed.first_chunk().expect("4 bytes of bits");
-    let codes: &mut [u8; 32] = codes.first_chunk_mut().expect("32 codes");
-    for i in 0..32 {
-        codes[i] |= u8::from(packed[i / 8] & 1 << (i % 8) != 0) << 4;
+fn fifth_bits<L: Lanes>(bits: L, mut codes: [L; 8]) -> [L; 8] {
+    for (i, codes) in codes.iter_mut().enumerate() {
+        // Four bits, each to the lowest place of a byte.
+        let four = bits.shr(i as u32 * 4).and(L::splat(15));
+        let spread = four.or(four.shl(7)).or(four.shl(14).or(four.shl(21)));
+        *codes = codes.or(spread.and(L::splat(0x0101_0101)).shl(4));
+    }
+    codes
+}
+
+#[inline(always)]
+fn store<L: Lanes>(out: &mut Unpacked, codes: [L; 8]) {
+    for (i, codes) in codes.into_iter().enumerate() {
+        out.codes(i, codes);
     }
 }
 
@@ -35,9 +46,9 @@ impl Blocks for Q4_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        groups.scale[0] = half::<H>(block, 0);
-        nibbles(&block[2..], codes);
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        out.scale(0, raw.word::<L>(0).half());
+        store(out, nibbles::<L>(raw, 2));
     }
 }
 
@@ -52,10 +63,11 @@ impl Blocks for Q4_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        groups.scale[0] = half::<H>(block, 0);
-        groups.min[0] = half::<H>(block, 2);
-        nibbles(&block[4..], codes);
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        let both: L = raw.word(0);
+        out.scale(0, both.half());
+        out.min(0, both.shr(16).half());
+        store(out, nibbles::<L>(raw, 4));
     }
 }
 
@@ -70,10 +82,9 @@ impl Blocks for Q5_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        groups.scale[0] = half::<H>(block, 0);
-        nibbles(&block[6..], codes);
-        fifth_bits(&block[2..], codes);
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        out.scale(0, raw.word::<L>(0).half());
+        store(out, fifth_bits(raw.word::<L>(2), nibbles(raw, 6)));
     }
 }
 
@@ -88,11 +99,11 @@ impl Blocks for Q5_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        groups.scale[0] = half::<H>(block, 0);
-        groups.min[0] = half::<H>(block, 2);
-        nibbles(&block[8..], codes);
-        fifth_bits(&block[4..], codes);
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        let both: L = raw.word(0);
+        out.scale(0, both.half());
+        out.min(0, both.shr(16).half());
+        store(out, fifth_bits(raw.word::<L>(4), nibbles(raw, 8)));
     }
 }
 
@@ -107,12 +118,11 @@ impl Blocks for Q8_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        groups.scale[0] = half::<H>(block, 0);
-        let bytes: &[u8; 32] = block[2..].first_chunk().expect("32 bytes");
-        let codes: &mut [u8; 32] = codes.first_chunk_mut().expect("32 codes");
-        for i in 0..32 {
-            codes[i] = bytes[i] ^ 128;
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        out.scale(0, raw.word::<L>(0).half());
+        for i in 0..8 {
+            // Signed bytes, counted from -128.
+            out.codes(i, raw.word::<L>(2 + i * 4).xor(L::splat(0x8080_8080)));
         }
     }
 }
@@ -128,15 +138,16 @@ impl Blocks for Mxfp4 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn unpack<H: Half>(block: &[u8], codes: &mut [u8], groups: &mut Groups) {
-        groups.scale[0] = half_e8m0(block[0]);
-        nibbles(&block[1..], codes);
-        let codes: &mut [u8; 32] = codes.first_chunk_mut().expect("32 codes");
-        for code in codes {
-            // E2M1 in halves: 0, 1, 2, 3, 4, 6, 8, 12; the fourth bit is the sign.
-            let m = *code & 7;
-            let halves = m + u8::from(m >= 5) + u8::from(m >= 6) + u8::from(m >= 7) * 3;
-            *code = if *code & 8 == 0 { 12 + halves } else { 12 - halves };
+    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked) {
+        /// E2M1 in halves: 0, 1, 2, 3, 4, 6, 8, 12, and the same below zero.
+        const HALVES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+        // Half of 2^(e-127): 2^-127 is no normal number but can be halved, and 2^128 is none at all, so that its
+        // difference from itself makes the scale NaN, as E8M0 has it.
+        let power = raw.word::<L>(0).and(L::splat(255)).shl(23).max(L::splat(0x0040_0000));
+        let scale = power.mul_float(L::splat(0.5f32.to_bits()));
+        out.scale(0, scale.add_float(scale.sub_float(scale)));
+        for (i, codes) in nibbles::<L>(raw, 1).into_iter().enumerate() {
+            out.codes(i, codes.lookup(&HALVES));
         }
     }
 }

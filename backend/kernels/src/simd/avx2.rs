@@ -1,9 +1,12 @@
 //! AVX2 with FMA and F16C.
 
+mod lanes;
+
 use std::arch::x86_64::*;
 
-use super::{CHAIN, IntTile, LANES, SPAN, Simd, Work, by_rows, portable};
-use crate::blocks::Half;
+use super::portable::Portable;
+use super::{CHAIN, IntTile, LANES, SPAN, Simd, Work, by_rows};
+use lanes::Halves;
 
 /// Rows of a tile at most, of integers and of floats.
 pub(super) const INT_ROWS: usize = 4;
@@ -17,52 +20,53 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
     work.run::<Avx2>()
 }
 
-impl Half for Avx2 {
-    #[inline(always)]
-    fn f16(bits: u16) -> f32 {
-        // SAFETY: code for `Avx2` is reached through `enter` alone.
-        unsafe { _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(bits)))) }
-    }
-}
-
 impl Simd for Avx2 {
-    #[inline(always)]
-    fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]) {
-        transpose(rows, count, columns);
+    type Lanes = Halves;
+
+    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) {
+        // SAFETY: code for `Avx2` is reached through `enter` alone.
+        let done = unsafe { fours(rows, at, columns) };
+        Portable::columns(rows, at + done * 4, &mut columns[done..]);
     }
 }
 
-/// As [`Simd::transpose`], eight by eight; for AVX-512 too.
-#[inline(always)]
-pub(super) fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]) {
-    assert!(count <= columns.len() && rows.iter().all(|row| row.len() / 4 >= count));
-    for column in (0..count & !7).step_by(8) {
+/// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
+#[target_feature(enable = "avx2")]
+fn fours(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) -> usize {
+    let whole = rows.iter().map(|row| row[at..].len() / 4).min().unwrap_or(0).min(columns.len());
+    if whole < 4 {
+        return 0;
+    }
+    // SAFETY: each row has `whole` words from byte `at` on.
+    let rows = rows.map(|row| unsafe { row.as_ptr().add(at) });
+    for column in (0..whole).step_by(4).map(|column| column.min(whole - 4)) {
         for side in [0, 8] {
-            // SAFETY: code for AVX2 is reached through `enter` alone. Eight words are read at `column` of eight rows
-            // that have so many, and eight written to each of eight columns of 16.
-            unsafe {
-                let row = |i: usize| _mm256_loadu_si256(rows[side + i].as_ptr().add(column * 4).cast());
-                let mut pairs = [_mm256_setzero_si256(); 8];
-                for i in 0..4 {
-                    let (a, b) = (row(2 * i), row(2 * i + 1));
-                    pairs[2 * i] = _mm256_unpacklo_epi32(a, b);
-                    pairs[2 * i + 1] = _mm256_unpackhi_epi32(a, b);
-                }
-                for i in 0..4 {
-                    // Columns i and i + 4 of rows 0..4, then of rows 4..8.
-                    let halves = [0, 4].map(|four| {
-                        let (a, b) = (pairs[four + i / 2], pairs[four + 2 + i / 2]);
-                        if i % 2 == 0 { _mm256_unpacklo_epi64(a, b) } else { _mm256_unpackhi_epi64(a, b) }
-                    });
-                    let low = _mm256_permute2x128_si256::<0x20>(halves[0], halves[1]);
-                    let high = _mm256_permute2x128_si256::<0x31>(halves[0], halves[1]);
-                    _mm256_storeu_si256(columns[column + i].as_mut_ptr().add(side).cast(), low);
-                    _mm256_storeu_si256(columns[column + i + 4].as_mut_ptr().add(side).cast(), high);
-                }
+            let mut words = [_mm256_setzero_si256(); 4];
+            for i in 0..4 {
+                // SAFETY: the rows have four words at `column`.
+                words[i] = unsafe {
+                    let (low, high) = (rows[side + i].add(column * 4), rows[side + 4 + i].add(column * 4));
+                    _mm256_inserti128_si256::<1>(
+                        _mm256_castsi128_si256(_mm_loadu_si128(low.cast())),
+                        _mm_loadu_si128(high.cast()),
+                    )
+                };
+            }
+            let (a, b) = (_mm256_unpacklo_epi32(words[0], words[1]), _mm256_unpacklo_epi32(words[2], words[3]));
+            let (c, d) = (_mm256_unpackhi_epi32(words[0], words[1]), _mm256_unpackhi_epi32(words[2], words[3]));
+            let turned = [
+                _mm256_unpacklo_epi64(a, b),
+                _mm256_unpackhi_epi64(a, b),
+                _mm256_unpacklo_epi64(c, d),
+                _mm256_unpackhi_epi64(c, d),
+            ];
+            for i in 0..4 {
+                // SAFETY: eight of sixteen words.
+                unsafe { _mm256_storeu_si256(columns[column + i].as_mut_ptr().add(side).cast(), turned[i]) };
             }
         }
     }
-    portable::transpose(rows, count & !7..count, columns);
+    whole
 }
 
 /// Products of codes and bytes that a 16-bit sum of pairs holds without overflow; 0 if not even one fits.

@@ -1,9 +1,12 @@
-//! AVX-512 with VNNI. What is done once per panel is AVX2's.
+//! AVX-512 with VNNI.
+
+mod lanes;
 
 use std::arch::x86_64::*;
 
-use super::{CHAIN, IntTile, LANES, SPAN, Simd, Work, avx2, by_rows};
-use crate::blocks::Half;
+use super::portable::Portable;
+use super::{CHAIN, IntTile, LANES, SPAN, Simd, Work, by_rows};
+use lanes::Whole;
 
 /// Rows of a tile at most, of integers and of floats.
 pub(super) const INT_ROWS: usize = 8;
@@ -17,18 +20,51 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
     work.run::<Avx512>()
 }
 
-impl Half for Avx512 {
-    #[inline(always)]
-    fn f16(bits: u16) -> f32 {
-        avx2::Avx2::f16(bits)
+impl Simd for Avx512 {
+    type Lanes = Whole;
+
+    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) {
+        // SAFETY: code for `Avx512` is reached through `enter` alone.
+        let done = unsafe { fours(rows, at, columns) };
+        Portable::columns(rows, at + done * 4, &mut columns[done..]);
     }
 }
 
-impl Simd for Avx512 {
-    #[inline(always)]
-    fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]) {
-        avx2::transpose(rows, count, columns);
+/// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
+#[target_feature(enable = "avx512f")]
+fn fours(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) -> usize {
+    let whole = rows.iter().map(|row| row[at..].len() / 4).min().unwrap_or(0).min(columns.len());
+    if whole < 4 {
+        return 0;
     }
+    // SAFETY: each row has `whole` words from byte `at` on.
+    let rows = rows.map(|row| unsafe { row.as_ptr().add(at) });
+    for column in (0..whole).step_by(4).map(|column| column.min(whole - 4)) {
+        let mut words = [_mm512_setzero_si512(); 4];
+        for i in 0..4 {
+            // SAFETY: the rows have four words at `column`.
+            words[i] = unsafe {
+                let four = |row: usize| _mm_loadu_si128(rows[row + i].add(column * 4).cast());
+                let first = _mm512_castsi128_si512(four(0));
+                let second = _mm512_mask_broadcast_i32x4(first, 0x00f0, four(4));
+                let third = _mm512_mask_broadcast_i32x4(second, 0x0f00, four(8));
+                _mm512_mask_broadcast_i32x4(third, 0xf000, four(12))
+            };
+        }
+        let (a, b) = (_mm512_unpacklo_epi32(words[0], words[1]), _mm512_unpacklo_epi32(words[2], words[3]));
+        let (c, d) = (_mm512_unpackhi_epi32(words[0], words[1]), _mm512_unpackhi_epi32(words[2], words[3]));
+        let turned = [
+            _mm512_unpacklo_epi64(a, b),
+            _mm512_unpackhi_epi64(a, b),
+            _mm512_unpacklo_epi64(c, d),
+            _mm512_unpackhi_epi64(c, d),
+        ];
+        for i in 0..4 {
+            // SAFETY: sixteen words.
+            unsafe { _mm512_storeu_si512(columns[column + i].as_mut_ptr().cast(), turned[i]) };
+        }
+    }
+    whole
 }
 
 /// As [`super::int_tile`], which has checked the lengths.

@@ -5,13 +5,14 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod lanes;
 mod portable;
 #[cfg(test)]
 mod tests;
 
 use std::sync::OnceLock;
 
-use crate::blocks::Half;
+pub(crate) use lanes::Lanes;
 
 /// Rows of weights that are multiplied side by side: the lanes of a panel.
 pub(crate) const LANES: usize = 16;
@@ -90,9 +91,12 @@ fn checked(level: Level) -> Level {
 }
 
 /// What an instruction set does its own way inside of [`Work`].
-pub(crate) trait Simd: Half {
-    /// The first `count` words of 16 rows to `count` columns of 16.
-    fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]);
+pub(crate) trait Simd {
+    type Lanes: Lanes;
+
+    /// Words from byte `at` of sixteen rows, one of each row side by side: as many columns as there are. Of the last
+    /// word there may be some bytes only; the others become zero.
+    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]);
 }
 
 /// Rows of activations that are multiplied side by side at most: as integers, and as floats.

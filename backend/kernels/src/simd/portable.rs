@@ -1,34 +1,27 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
+use super::lanes::Words;
 use super::{CHAIN, IntTile, LANES, SPAN, Simd};
-use crate::blocks::Half;
-use crate::number;
 
 /// Rows of a tile at most.
 pub(super) const ROWS: usize = 4;
 
 pub(crate) struct Portable;
 
-impl Half for Portable {
-    #[inline(always)]
-    fn f16(bits: u16) -> f32 {
-        number::f16(bits)
-    }
-}
-
 impl Simd for Portable {
-    #[inline(always)]
-    fn transpose(rows: &[&[u8]; LANES], count: usize, columns: &mut [[u32; LANES]]) {
-        transpose(rows, 0..count, columns);
-    }
-}
+    type Lanes = Words;
 
-/// Some of the columns.
-#[inline(always)]
-pub(super) fn transpose(rows: &[&[u8]; LANES], which: std::ops::Range<usize>, columns: &mut [[u32; LANES]]) {
-    for column in which {
+    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) {
         for (lane, row) in rows.iter().enumerate() {
-            columns[column][lane] = u32::from_ne_bytes(row.as_chunks().0[column]);
+            let (words, rest) = row[at..].as_chunks();
+            for (column, word) in columns.iter_mut().zip(words) {
+                column[lane] = u32::from_le_bytes(*word);
+            }
+            if let Some(column) = columns.get_mut(words.len()) {
+                let mut word = [0; 4];
+                word[..rest.len()].copy_from_slice(rest);
+                column[lane] = u32::from_le_bytes(word);
+            }
         }
     }
 }
@@ -41,7 +34,7 @@ pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
             for word in group * words..(group + 1) * words {
                 let x = tile.x[word * rows + n].map(i32::from);
                 for (dot, codes) in dot.iter_mut().zip(&tile.codes[word]) {
-                    let codes = codes.to_ne_bytes().map(i32::from);
+                    let codes = codes.to_le_bytes().map(i32::from);
                     *dot += codes[0] * x[0] + codes[1] * x[1] + codes[2] * x[2] + codes[3] * x[3];
                 }
             }

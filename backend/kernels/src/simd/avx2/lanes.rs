@@ -1,0 +1,148 @@
+//! Lanes in two registers.
+
+use std::arch::x86_64::*;
+
+use crate::simd::{LANES, Lanes};
+
+/// Eight lanes, and eight more. There are none but in code for AVX2.
+#[derive(Clone, Copy)]
+pub(crate) struct Halves(__m256i, __m256i);
+
+/// The same operation on both halves.
+macro_rules! both {
+    ($self:ident, $word:ident => $operation:expr) => {{
+        // SAFETY: the instructions are there, or no `Halves` would be.
+        unsafe { Halves({ let $word = $self.0; $operation }, { let $word = $self.1; $operation }) }
+    }};
+    ($self:ident, $other:ident, $operation:ident) => {{
+        // SAFETY: the instructions are there, or no `Halves` would be.
+        unsafe { Halves($operation($self.0, $other.0), $operation($self.1, $other.1)) }
+    }};
+    (float $self:ident, $other:ident, $operation:ident) => {{
+        // SAFETY: the instructions are there, or no `Halves` would be.
+        unsafe {
+            Halves(
+                _mm256_castps_si256($operation(_mm256_castsi256_ps($self.0), _mm256_castsi256_ps($other.0))),
+                _mm256_castps_si256($operation(_mm256_castsi256_ps($self.1), _mm256_castsi256_ps($other.1))),
+            )
+        }
+    }};
+}
+
+impl Lanes for Halves {
+    #[inline(always)]
+    fn load(words: &[u32; LANES]) -> Self {
+        let start = words.as_ptr();
+        // SAFETY: code with `Halves` runs where the instructions are; eight of sixteen words, and the other eight.
+        unsafe { Self(_mm256_loadu_si256(start.cast()), _mm256_loadu_si256(start.add(8).cast())) }
+    }
+
+    #[inline(always)]
+    fn store(self, words: &mut [u32; LANES]) {
+        let start = words.as_mut_ptr();
+        // SAFETY: the instructions are there; eight of sixteen words, and the other eight.
+        unsafe {
+            _mm256_storeu_si256(start.cast(), self.0);
+            _mm256_storeu_si256(start.add(8).cast(), self.1);
+        }
+    }
+
+    #[inline(always)]
+    fn splat(word: u32) -> Self {
+        // SAFETY: code with `Halves` runs where the instructions are.
+        let word = unsafe { _mm256_set1_epi32(word.cast_signed()) };
+        Self(word, word)
+    }
+
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        both!(self, other, _mm256_and_si256)
+    }
+
+    #[inline(always)]
+    fn or(self, other: Self) -> Self {
+        both!(self, other, _mm256_or_si256)
+    }
+
+    #[inline(always)]
+    fn xor(self, other: Self) -> Self {
+        both!(self, other, _mm256_xor_si256)
+    }
+
+    #[inline(always)]
+    fn add(self, other: Self) -> Self {
+        both!(self, other, _mm256_add_epi32)
+    }
+
+    #[inline(always)]
+    fn sub(self, other: Self) -> Self {
+        both!(self, other, _mm256_sub_epi32)
+    }
+
+    #[inline(always)]
+    fn max(self, other: Self) -> Self {
+        both!(self, other, _mm256_max_epu32)
+    }
+
+    #[inline(always)]
+    fn shl(self, count: u32) -> Self {
+        both!(self, word => _mm256_sll_epi32(word, _mm_cvtsi32_si128(count.cast_signed())))
+    }
+
+    #[inline(always)]
+    fn shr(self, count: u32) -> Self {
+        both!(self, word => _mm256_srl_epi32(word, _mm_cvtsi32_si128(count.cast_signed())))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: &[u8; 16]) -> Self {
+        both!(self, word => {
+            let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+            _mm256_shuffle_epi8(table, word)
+        })
+    }
+
+    #[inline(always)]
+    fn where_not_zero(self, choice: Self, other: Self) -> Self {
+        // SAFETY: the instructions are there.
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            let pick = |own, other, choice| _mm256_blendv_epi8(own, other, _mm256_cmpeq_epi32(choice, zero));
+            Self(pick(self.0, other.0, choice.0), pick(self.1, other.1, choice.1))
+        }
+    }
+
+    #[inline(always)]
+    fn float(self) -> Self {
+        both!(self, word => _mm256_castps_si256(_mm256_cvtepi32_ps(word)))
+    }
+
+    #[inline(always)]
+    fn half(self) -> Self {
+        // SAFETY: the instructions are there.
+        unsafe {
+            let low = _mm256_set1_epi32(0xffff);
+            let packed = _mm256_packus_epi32(_mm256_and_si256(self.0, low), _mm256_and_si256(self.1, low));
+            let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(packed);
+            Self(
+                _mm256_castps_si256(_mm256_cvtph_ps(_mm256_castsi256_si128(packed))),
+                _mm256_castps_si256(_mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed))),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn mul_float(self, other: Self) -> Self {
+        both!(float self, other, _mm256_mul_ps)
+    }
+
+    #[inline(always)]
+    fn add_float(self, other: Self) -> Self {
+        both!(float self, other, _mm256_add_ps)
+    }
+
+    #[inline(always)]
+    fn sub_float(self, other: Self) -> Self {
+        both!(float self, other, _mm256_sub_ps)
+    }
+}

@@ -1,0 +1,142 @@
+//! One word of each of sixteen rows, and what is done with the sixteen at once.
+
+use super::LANES;
+
+/// Sixteen words, or the sixteen floats that have their bits.
+pub(crate) trait Lanes: Copy {
+    fn load(words: &[u32; LANES]) -> Self;
+    fn store(self, words: &mut [u32; LANES]);
+    fn splat(word: u32) -> Self;
+
+    fn and(self, other: Self) -> Self;
+    fn or(self, other: Self) -> Self;
+    fn xor(self, other: Self) -> Self;
+    fn add(self, other: Self) -> Self;
+    fn sub(self, other: Self) -> Self;
+    fn max(self, other: Self) -> Self;
+    /// By `count` bits; 32 leave nothing.
+    fn shl(self, count: u32) -> Self;
+    fn shr(self, count: u32) -> Self;
+    /// For each byte, which is below 16, that one of the table.
+    fn lookup(self, table: &[u8; 16]) -> Self;
+    /// `self` where the word `choice` is not zero, and `other` where it is.
+    fn where_not_zero(self, choice: Self, other: Self) -> Self;
+
+    /// The signed integers as floats.
+    fn float(self) -> Self;
+    /// The lower halves, which are binary16, as floats.
+    fn half(self) -> Self;
+    fn mul_float(self, other: Self) -> Self;
+    fn add_float(self, other: Self) -> Self;
+    fn sub_float(self, other: Self) -> Self;
+}
+
+/// In plain Rust.
+#[derive(Clone, Copy)]
+pub(crate) struct Words([u32; LANES]);
+
+impl Words {
+    #[inline(always)]
+    fn map(mut self, operation: impl Fn(u32) -> u32) -> Self {
+        self.0.iter_mut().for_each(|word| *word = operation(*word));
+        self
+    }
+
+    #[inline(always)]
+    fn zip(mut self, other: Self, operation: impl Fn(u32, u32) -> u32) -> Self {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word = operation(*word, other));
+        self
+    }
+
+    #[inline(always)]
+    fn zip_floats(self, other: Self, operation: impl Fn(f32, f32) -> f32) -> Self {
+        self.zip(other, |a, b| operation(f32::from_bits(a), f32::from_bits(b)).to_bits())
+    }
+}
+
+impl Lanes for Words {
+    fn load(words: &[u32; LANES]) -> Self {
+        Self(*words)
+    }
+
+    fn store(self, words: &mut [u32; LANES]) {
+        *words = self.0;
+    }
+
+    fn splat(word: u32) -> Self {
+        Self([word; LANES])
+    }
+
+    fn and(self, other: Self) -> Self {
+        self.zip(other, |a, b| a & b)
+    }
+
+    fn or(self, other: Self) -> Self {
+        self.zip(other, |a, b| a | b)
+    }
+
+    fn xor(self, other: Self) -> Self {
+        self.zip(other, |a, b| a ^ b)
+    }
+
+    fn add(self, other: Self) -> Self {
+        self.zip(other, u32::wrapping_add)
+    }
+
+    fn sub(self, other: Self) -> Self {
+        self.zip(other, u32::wrapping_sub)
+    }
+
+    fn max(self, other: Self) -> Self {
+        self.zip(other, u32::max)
+    }
+
+    fn shl(self, count: u32) -> Self {
+        self.map(|word| word.checked_shl(count).unwrap_or(0))
+    }
+
+    fn shr(self, count: u32) -> Self {
+        self.map(|word| word.checked_shr(count).unwrap_or(0))
+    }
+
+    fn lookup(self, table: &[u8; 16]) -> Self {
+        self.map(|word| u32::from_le_bytes(word.to_le_bytes().map(|byte| table[usize::from(byte & 15)])))
+    }
+
+    fn where_not_zero(mut self, choice: Self, other: Self) -> Self {
+        for lane in 0..LANES {
+            self.0[lane] = if choice.0[lane] == 0 { other.0[lane] } else { self.0[lane] };
+        }
+        self
+    }
+
+    fn float(self) -> Self {
+        self.map(|word| (word.cast_signed() as f32).to_bits())
+    }
+
+    fn half(self) -> Self {
+        self.map(|word| half(word as u16).to_bits())
+    }
+
+    fn mul_float(self, other: Self) -> Self {
+        self.zip_floats(other, |a, b| a * b)
+    }
+
+    fn add_float(self, other: Self) -> Self {
+        self.zip_floats(other, |a, b| a + b)
+    }
+
+    fn sub_float(self, other: Self) -> Self {
+        self.zip_floats(other, |a, b| a - b)
+    }
+}
+
+/// IEEE 754 binary16, without a branch.
+fn half(bits: u16) -> f32 {
+    let pick = |choice: bool, yes: u32, no: u32| if choice { yes } else { no };
+    let (sign, magnitude) = (u32::from(bits & 0x8000) << 16, u32::from(bits & 0x7fff));
+    // Subnormals are their fraction times 2^-24.
+    let small = (magnitude.cast_signed() as f32 * f32::from_bits(103 << 23)).to_bits();
+    let large = (magnitude << 13) + pick(magnitude < 0x7c00, 112 << 23, 224 << 23);
+    f32::from_bits(sign | pick(magnitude < 0x0400, small, large))
+}
