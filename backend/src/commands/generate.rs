@@ -176,9 +176,8 @@ struct Answer {
 
 impl Answer {
     fn new(options: &Generate, tokenizer: Option<Arc<Tokenizer>>) -> Self {
-        let text = |tokenizer: &Arc<Tokenizer>| {
-            (Detokenizer::new(tokenizer.clone()), StopMatcher::new(options.stop.clone()))
-        };
+        let text =
+            |tokenizer: &Arc<Tokenizer>| (Detokenizer::new(tokenizer.clone()), StopMatcher::new(options.stop.clone()));
         Self {
             sampler: Sampler {
                 temperature: options.temperature,

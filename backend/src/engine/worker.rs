@@ -170,7 +170,12 @@ impl<M: Step> Worker<M> {
             .iter()
             .filter_map(|rows| {
                 let tokens = self.sequences.get(&rows.id)?.tokens.get(rows.start..rows.start + rows.count)?;
-                Some(Segment { tokens, start: rows.start, blocks: self.scheduler.blocks(rows.id), logits: if rows.last { Logits::Last } else { Logits::None } })
+                Some(Segment {
+                    tokens,
+                    start: rows.start,
+                    blocks: self.scheduler.blocks(rows.id),
+                    logits: if rows.last { Logits::Last } else { Logits::None },
+                })
             })
             .collect();
         let model = &mut self.model;

@@ -3,6 +3,7 @@
 use std::{fmt, str::FromStr};
 
 use burn::tensor::Device;
+use littoral_kernels::Level;
 
 use super::{error::Problem, memory};
 
@@ -14,33 +15,42 @@ pub enum DeviceChoice {
     Auto,
     Cpu,
     Wgpu,
-    Cuda,
+    /// One of NVIDIA's cards, by its number.
+    Cuda {
+        card: usize,
+    },
 }
-
-/// The names of `--device`, in the order of the variants.
-const NAMES: [(DeviceChoice, &str); 4] = [
-    (DeviceChoice::Auto, "auto"),
-    (DeviceChoice::Cpu, "cpu"),
-    (DeviceChoice::Wgpu, "wgpu"),
-    (DeviceChoice::Cuda, "cuda"),
-];
 
 impl FromStr for DeviceChoice {
     type Err = UnknownDevice;
     fn from_str(name: &str) -> Result<Self, UnknownDevice> {
-        NAMES.iter().find(|(_, n)| *n == name).map(|(choice, _)| *choice).ok_or_else(|| UnknownDevice(name.into()))
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "wgpu" => Ok(Self::Wgpu),
+            "cuda" => Ok(Self::Cuda { card: 0 }),
+            _ => match name.strip_prefix("cuda:").and_then(|card| card.parse().ok()) {
+                Some(card) => Ok(Self::Cuda { card }),
+                None => Err(UnknownDevice(name.into())),
+            },
+        }
     }
 }
 
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(NAMES.iter().find(|(choice, _)| choice == self).map_or("", |(_, name)| name))
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Wgpu => f.write_str("wgpu"),
+            Self::Cuda { card } => write!(f, "cuda:{card}"),
+        }
     }
 }
 
 /// A name that is no device.
 #[derive(Debug, thiserror::Error)]
-#[error("unknown device '{0}': auto, cpu, wgpu or cuda")]
+#[error("unknown device '{0}': auto, cpu, wgpu, cuda or cuda:N")]
 pub struct UnknownDevice(String);
 
 /// A device that is ready.
@@ -58,10 +68,28 @@ impl DeviceChoice {
         match self {
             Self::Cpu => Ok(cpu()),
             Self::Wgpu => wgpu(Accept::Any),
-            Self::Cuda => cuda(Accept::Any),
-            Self::Auto => Ok(cuda(Accept::Cards).or_else(|_| wgpu(Accept::Cards)).unwrap_or_else(|_| cpu())),
+            Self::Cuda { card } => cuda(card, Accept::Any),
+            Self::Auto => Ok(best()),
         }
     }
+}
+
+/// The best device there is, with why it is no better in its label.
+fn best() -> Opened {
+    let mut why = Vec::new();
+    for (built, open) in [
+        (cfg!(feature = "cuda"), &(|| cuda(0, Accept::Cards)) as &dyn Fn() -> Result<Opened, Problem>),
+        (cfg!(feature = "wgpu"), &|| wgpu(Accept::Cards)),
+    ] {
+        match open() {
+            Ok(opened) => return opened,
+            Err(Problem::Device(what)) if built => why.push(what),
+            Err(_) => {}
+        }
+    }
+    let cpu = cpu();
+    let why = if why.is_empty() { "this build has no GPU support".to_owned() } else { why.join("; ") };
+    Opened { label: format!("{}, picked because {why}", cpu.label), ..cpu }
 }
 
 /// Which devices of a backend will do.
@@ -81,14 +109,13 @@ fn cpu() -> Opened {
     Opened { device: Device::flex(), label, memory: memory::total() }
 }
 
-/// The widest vector instructions the matrix kernels find on this processor.
+/// The instructions that the kernels use on this processor.
 fn simd() -> &'static str {
-    #[cfg(target_arch = "x86_64")]
-    return if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") { "AVX2+FMA" } else { "SSE2" };
-    #[cfg(target_arch = "aarch64")]
-    return "NEON";
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    return "scalar";
+    match Level::best() {
+        Level::Avx512 => "AVX-512 VNNI",
+        Level::Avx2 => "AVX2+FMA",
+        Level::Portable => "portable code",
+    }
 }
 
 #[cfg(not(feature = "wgpu"))]
@@ -97,7 +124,7 @@ fn wgpu(_: Accept) -> Result<Opened, Problem> {
 }
 
 #[cfg(not(feature = "cuda"))]
-fn cuda(_: Accept) -> Result<Opened, Problem> {
+fn cuda(_: usize, _: Accept) -> Result<Opened, Problem> {
     Err(not_built("cuda"))
 }
 
@@ -115,9 +142,9 @@ fn wgpu(accept: Accept) -> Result<Opened, Problem> {
 }
 
 #[cfg(feature = "cuda")]
-fn cuda(accept: Accept) -> Result<Opened, Problem> {
+fn cuda(card: usize, accept: Accept) -> Result<Opened, Problem> {
     use burn::tensor::DeviceType;
-    opened("cuda", DeviceType::Cuda, accept, || Device::cuda(0))
+    opened(&format!("cuda:{card}"), DeviceType::Cuda, accept, || Device::cuda(card))
 }
 
 /// Opens a GPU and asks its name. Drivers that are missing make the libraries below panic: that is an error here.
@@ -150,17 +177,25 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for (choice, name) in NAMES {
-            assert_eq!(name.parse::<DeviceChoice>().unwrap(), choice);
-            assert_eq!(choice.to_string(), name);
+        for name in ["auto", "cpu", "wgpu", "cuda:0", "cuda:3"] {
+            assert_eq!(name.parse::<DeviceChoice>().unwrap().to_string(), name);
         }
-        assert!("gpu".parse::<DeviceChoice>().unwrap_err().to_string().contains("auto, cpu, wgpu or cuda"));
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda { card: 0 });
+        for name in ["gpu", "cuda:", "cuda:x", "cuda:-1", ""] {
+            assert!(name.parse::<DeviceChoice>().unwrap_err().to_string().contains("cuda:N"), "{name}");
+        }
     }
 
     #[test]
     fn the_cpu_is_always_there() {
         let Ok(Opened { label, .. }) = DeviceChoice::Cpu.open() else { panic!("not there") };
         assert!(label.starts_with("cpu (flex, "), "{label}");
+    }
+
+    #[test]
+    fn what_is_picked_says_why() {
+        let opened = best();
+        assert!(!opened.label.starts_with("cpu") || opened.label.contains("picked because"), "{}", opened.label);
     }
 
     #[cfg(not(feature = "wgpu"))]

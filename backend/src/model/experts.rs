@@ -55,9 +55,7 @@ impl Experts {
             Score::Softmax => activation::softmax(logits, 1),
             Score::Sigmoid => activation::sigmoid(logits),
             // softplus(x) = max(x, 0) + log(1 + exp(-|x|))
-            Score::SqrtSoftplus => {
-                (logits.clone().clamp_min(0.0) + logits.abs().neg().exp().log1p()).sqrt()
-            }
+            Score::SqrtSoftplus => (logits.clone().clamp_min(0.0) + logits.abs().neg().exp().log1p()).sqrt(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Matrices that stay in the bytes they were stored in, and what is computed with them.
 
-use burn::tensor::{Device, Int, Tensor};
 use super::ops::{self, Matrix};
+use burn::tensor::{Device, Int, Tensor};
 
 /// A matrix, or a stack of equal ones, in memory; a clone shares its bytes.
 #[derive(Clone)]

@@ -240,6 +240,8 @@ impl Model {
         if let Some(there) = memory {
             estimate.fits(there, &label, &config, kv_blocks)?;
         }
+        // It reads pieces of every tensor, whose pages are dropped again as the tensors are loaded.
+        let revision = checkpoint.fingerprint()?;
         let precision = Precision { arithmetic: options.arithmetic, quantize: options.quantize.format() };
         let parts = catch_unwind(AssertUnwindSafe(|| -> Result<_, Problem> {
             let mut transformer = load::transformer(checkpoint, &config, precision, &device, progress)?;
@@ -254,7 +256,7 @@ impl Model {
             context_length: config.context_length,
             vocab: config.vocab,
             parameters: estimate.parameters,
-            revision: checkpoint.fingerprint()?,
+            revision,
             kv_bytes_per_block: config.kv_bytes_per_block(),
             weights_bytes: estimate.weights_bytes,
         };

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use littoral_node::model::{Arithmetic, DeviceChoice, Form, Logits, Model, Options, Segment};
+use littoral_node::model::{Arithmetic, DeviceChoice, Form, Logits, Model, Options, Quantize, Segment};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -56,7 +56,8 @@ impl Case {
             tensor.data().as_chunks().0.iter().map(|b| u32::from_le_bytes(*b)).collect()
         };
         let floats = |name: String| words(name).into_iter().map(f32::from_bits).collect::<Vec<_>>();
-        let prompt = |name| Prompt { name, ids: words(format!("{name}.ids")), logits: floats(format!("{name}.logits")) };
+        let prompt =
+            |name| Prompt { name, ids: words(format!("{name}.ids")), logits: floats(format!("{name}.logits")) };
         let config = std::fs::read(folder.join("config.json")).unwrap();
         Self {
             name,
@@ -88,9 +89,9 @@ impl Case {
         self.load(Options { device, form, arithmetic: Arithmetic::Exact, ..self.options() })
     }
 
-    /// Computes with 8-bit activations and weights.
-    pub fn fast_model(&self) -> Model {
-        self.load(Options { quantize: littoral_node::model::Quantize::Int8, ..self.options() })
+    /// Computes with 8-bit activations and quantised weights.
+    pub fn quantised_model(&self, quantize: Quantize) -> Model {
+        self.load(Options { quantize, ..self.options() })
     }
 
     fn options(&self) -> Options {
@@ -117,11 +118,16 @@ pub fn run(model: &mut Model, tokens: &[u32], start: usize, blocks: &[u32]) -> V
     model.step(&[segment(tokens, start, blocks)]).unwrap().remove(0).unwrap()
 }
 
+/// The largest difference, relative to the largest reference logit.
+pub fn error(found: &[f32], expected: &[f32]) -> f32 {
+    let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
+    found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest
+}
+
 #[track_caller]
 pub fn assert_close(found: &[f32], expected: &[f32], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}");
-    let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));
-    let error = found.iter().zip(expected).fold(0f32, |m, (a, b)| m.max((a - b).abs())) / largest;
+    let error = error(found, expected);
     println!("{what}: {error:.1e}");
     assert!(error <= TOLERANCE, "{what}: relative error {error:e}");
 }

@@ -7,7 +7,7 @@ mod refused;
 mod wgpu;
 
 use cases::{CASES, Case, argmax, assert_close, run, segment, table};
-use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Form, Logits};
+use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Quantize};
 
 #[test]
 fn every_checkpoint_is_tested() {
@@ -118,7 +118,7 @@ fn a_rows_bits_do_not_depend_on_its_company() {
     // Grouped attention only: the two forms of latent attention differ by rounding.
     for case in CASES.map(Case::open).iter().filter(|case| case.is_grouped()) {
         for fast in [false, true] {
-            let mut model = if fast { case.fast_model() } else { case.model(DeviceChoice::Cpu) };
+            let mut model = if fast { case.quantised_model(Quantize::Int8) } else { case.model(DeviceChoice::Cpu) };
             let (a, vocab) = (&case.prompts[0], case.vocab());
             let blocks = table(a.ids.len(), 0, 2);
             let whole = run(&mut model, &a.ids, 0, &blocks);
@@ -158,4 +158,23 @@ fn logits_are_given_where_they_are_wanted() {
     let expected = &case.prompts[1].logits;
     assert_close(last, &expected[expected.len() - vocab..], "the last");
     assert_close(all, &case.prompts[2].logits, "all");
+}
+
+#[test]
+fn quantised_on_load_weights_are_smaller_and_close() {
+    let case = Case::open("llama");
+    let a = &case.prompts[0];
+    let blocks = table(a.ids.len(), 0, 1);
+    let plain = case.model(DeviceChoice::Cpu).info().weights_bytes;
+    let mut before = 0.0;
+    for (quantize, share, most) in [(Quantize::Int8, 0.35, 0.2), (Quantize::Int4, 0.22, 2.0)] {
+        let mut model = case.quantised_model(quantize);
+        let bytes = model.info().weights_bytes as f64 / plain as f64;
+        assert!(bytes < share, "{quantize:?}: {bytes} of the bytes");
+        let error = cases::error(&run(&mut model, &a.ids, 0, &blocks), &a.logits);
+        println!("{quantize:?}: {error:.1e} of the largest logit, {bytes:.2} of the bytes");
+        // Fewer bits, more error; none at all would mean that nothing was quantised.
+        assert!(error > before && error <= most, "{quantize:?}: {error}");
+        before = error;
+    }
 }

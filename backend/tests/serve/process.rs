@@ -7,6 +7,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use littoral_node::model::{Quantize, estimate};
 use littoral_proto::v1::{DescribeRequest, event::Kind, node_client::NodeClient};
 
 use crate::support::{MODEL, chat, model_file, request};
@@ -125,4 +126,65 @@ fn inspect_says_what_a_file_holds() {
     let output = program().arg("inspect").arg(model_file()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("134.5M") && said.contains("8192 tokens"), "{said}");
+}
+
+/// A line of `/proc/<pid>/status`, bytes.
+fn status(pid: u32, key: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_else(|| panic!("no {key}"));
+    line.trim_start_matches(':').trim().trim_end_matches("kB").trim().parse::<u64>().unwrap() * 1024
+}
+
+#[tokio::test]
+async fn it_needs_little_more_memory_than_its_weights() {
+    let (node, grpc) = Running::start(&mut serve(&model_file()));
+    let mut client = NodeClient::connect(format!("http://{grpc}")).await.unwrap();
+    let mut chat = chat("Why is the sea salty?");
+    chat.max_tokens = Some(8);
+    let mut events = client.generate(request(&chat)).await.unwrap().into_inner();
+    while events.message().await.unwrap().is_some() {}
+    let estimate = estimate(&model_file(), Quantize::None).unwrap();
+    let kv = 8192 * estimate.kv_bytes_per_token;
+    let peak = status(node.0.id(), "VmHWM");
+    let most = estimate.weights_bytes * 13 / 10 + kv + (64 << 20);
+    println!("peak {peak} bytes; weights {}, KV {kv}, at most {most}", estimate.weights_bytes);
+    assert!(peak <= most, "{peak} bytes of {most}");
+}
+
+#[test]
+fn a_folder_of_token_ids_is_generated_from() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/golden/tiny/llama");
+    let logits = std::env::temp_dir().join(format!("littoral-logits-{}.safetensors", std::process::id()));
+    let mut command = program();
+    command.args(["generate", "--model", folder, "--tokens", "3,14,15,92", "--max-tokens", "5", "--json"]);
+    command.args(["--device", "cpu", "--logprobs", "2", "--dump-logits"]).arg(&logits);
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+    let answer: serde_json::Value = serde_json::from_slice(&stdout).unwrap();
+    assert_eq!(answer["usage"], serde_json::json!({ "prompt_tokens": 4, "completion_tokens": 5 }));
+    assert_eq!((&answer["text"], &answer["finish_reason"]), (&serde_json::Value::Null, &"length".into()));
+    let steps = answer["logprobs"].as_array().unwrap();
+    assert_eq!(steps.len(), 5);
+    for (step, token) in steps.iter().zip(answer["tokens"].as_array().unwrap()) {
+        // Greedy takes the likeliest.
+        assert_eq!((&step["id"], &step["top_logprobs"][0]["id"]), (token, token));
+        assert!(step["logprob"].as_f64().unwrap() <= 0.0);
+        assert_eq!(step["top_logprobs"].as_array().unwrap().len(), 2);
+    }
+    let bytes = std::fs::read(&logits).unwrap();
+    std::fs::remove_file(&logits).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let dumped = file.tensor("logits").unwrap();
+    assert_eq!(dumped.shape()[0], 4);
+    let last: Vec<f32> = dumped.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let last = &last[3 * dumped.shape()[1]..];
+    let best = (0..last.len()).max_by(|a, b| last[*a].total_cmp(&last[*b])).unwrap();
+    assert_eq!(answer["tokens"][0], best);
+    // The same ids as text cannot be: there is no tokenizer.
+    let mut command = program();
+    command.args(["generate", "--model", folder, "--prompt", "hello"]);
+    assert!(fails(command).contains("no tokenizer beside the model"));
+    let mut command = program();
+    command.args(["serve", "--model", folder, "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0"]);
+    assert!(fails(command).contains("no tokenizer"));
 }

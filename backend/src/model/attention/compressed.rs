@@ -13,8 +13,9 @@ use super::{
         ops::{self, Span},
         rope::Rope,
     },
-    Compressor, highest, mask, shared,
+    Compressor, highest,
     indexer::Queries,
+    mask, shared,
 };
 
 pub struct CompressedAttention {

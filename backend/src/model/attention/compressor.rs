@@ -68,15 +68,7 @@ impl Compressor {
     }
 
     /// `raw` are the span's new rows, logits with their places added.
-    fn summarise(
-        &self,
-        layer: usize,
-        raw: Tensor<2>,
-        span: &Span,
-        batch: &Batch,
-        rope: &Rope,
-        cache: &mut KvCache,
-    ) {
+    fn summarise(&self, layer: usize, raw: Tensor<2>, span: &Span, batch: &Batch, rope: &Rope, cache: &mut KvCache) {
         let Compression { rate, overlap } = self.compression;
         let windows = self.count(span.start)..self.count(span.len());
         if windows.is_empty() {

@@ -41,14 +41,7 @@ pub struct Queries {
 
 impl Indexer {
     /// Keeps the rows' keys, and makes their queries.
-    pub fn store(
-        &self,
-        layer: usize,
-        latent: Tensor<2>,
-        x: Tensor<2>,
-        batch: &Batch,
-        cache: &mut KvCache,
-    ) -> Queries {
+    pub fn store(&self, layer: usize, latent: Tensor<2>, x: Tensor<2>, batch: &Batch, cache: &mut KvCache) -> Queries {
         let IndexerConfig { heads, head_dim, .. } = self.config;
         let [rows, _] = x.dims();
         let key = self.layer_norm(self.key.of(x.clone())).reshape([rows, 1, head_dim]);
@@ -60,14 +53,7 @@ impl Indexer {
     }
 
     /// Scores of a sequence's rows over its positions, `[rows, len]`; minus infinity for what is to come.
-    pub fn scores(
-        &self,
-        layer: usize,
-        queries: &Queries,
-        span: &Span,
-        batch: &Batch,
-        cache: &KvCache,
-    ) -> Tensor<2> {
+    pub fn scores(&self, layer: usize, queries: &Queries, span: &Span, batch: &Batch, cache: &KvCache) -> Tensor<2> {
         let slots = cache::indices(cache::slots(span, 0..span.len()), &batch.device);
         let keys = cache.plane(layer, KEYS).clone().select(0, slots);
         let scores = queries.of(span).scores(keys);

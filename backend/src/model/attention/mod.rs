@@ -75,11 +75,7 @@ fn highest(scores: Tensor<2>, top: usize) -> Tensor<2> {
     let device = scores.device();
     let (_, picked): (_, Tensor<2, Int>) = scores.topk_with_indices(top.min(columns), 1);
     let ones = Tensor::ones(picked.dims(), &device);
-    let seen = Tensor::<2>::zeros([rows, columns], &device).scatter(
-        1,
-        picked,
-        ones,
-        burn::tensor::IndexingUpdateOp::Add,
-    );
+    let seen =
+        Tensor::<2>::zeros([rows, columns], &device).scatter(1, picked, ones, burn::tensor::IndexingUpdateOp::Add);
     seen.clone().zeros_like().mask_fill(seen.lower_scalar(0.5), f32::NEG_INFINITY)
 }

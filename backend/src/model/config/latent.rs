@@ -104,7 +104,11 @@ impl IndexerConfig {
             top: keys.size_or("index_topk", top)?,
         };
         if indexer.head_dim < rope_dim {
-            return Err(keys.wrong("index_head_dim", indexer.head_dim, format!("qk_rope_head_dim, {rope_dim}, or more")));
+            return Err(keys.wrong(
+                "index_head_dim",
+                indexer.head_dim,
+                format!("qk_rope_head_dim, {rope_dim}, or more"),
+            ));
         }
         Ok(indexer)
     }

@@ -66,8 +66,7 @@ pub enum FeedForward {
 }
 
 /// The `model_type`s that are run.
-pub const ARCHITECTURES: [&str; 6] =
-    ["llama", "qwen2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4"];
+pub const ARCHITECTURES: [&str; 6] = ["llama", "qwen2", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4"];
 
 impl Config {
     /// Reads the configuration and checks that it makes sense.

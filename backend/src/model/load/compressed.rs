@@ -82,13 +82,7 @@ fn compressor(
 
 /// The tensors `<at><name>fn`, `base` and `scale`. Those of the head only weigh the streams; those of a layer also say how
 /// they mix, and have a scale for each of the three parts.
-pub fn hyper(
-    source: &mut Source,
-    at: &str,
-    name: &str,
-    config: &Config,
-    hyper: HyperConfig,
-) -> Result<Hyper, Problem> {
+pub fn hyper(source: &mut Source, at: &str, name: &str, config: &Config, hyper: HyperConfig) -> Result<Hyper, Problem> {
     let n = hyper.streams;
     let parts: &[usize] = if at.is_empty() { &[n] } else { &[n, n, n * n] };
     let rows = parts.iter().sum();

@@ -13,12 +13,7 @@ use super::{
     source::{Source, Stored},
 };
 
-pub fn attention(
-    source: &mut Source,
-    prefix: &str,
-    dim: usize,
-    latent: &Latent,
-) -> Result<LatentAttention, Problem> {
+pub fn attention(source: &mut Source, prefix: &str, dim: usize, latent: &Latent) -> Result<LatentAttention, Problem> {
     let Latent { heads, kv_rank, nope, rope_dim, value, bias, .. } = *latent;
     let q_rows = heads * latent.query();
     let kv = ("kv_a_proj_with_mqa", kv_rank + rope_dim);

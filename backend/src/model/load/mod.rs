@@ -6,9 +6,9 @@ mod latent;
 mod names;
 mod source;
 
+use crate::weights::Checkpoint;
 use burn::tensor::{Device, Tensor, TensorData};
 use littoral_kernels::{Arithmetic, Format};
-use crate::weights::Checkpoint;
 
 use super::{
     attention::{Attention, GroupedAttention},
@@ -134,9 +134,7 @@ pub fn transformer(
     };
     let norm = source.vector(names.norm, config.dim)?;
     let factors = match (&config.attention, source.has("rope_freqs.weight")) {
-        (AttentionConfig::Grouped(grouped), true) => {
-            Some(source.floats("rope_freqs.weight", &[grouped.head_dim / 2])?)
-        }
+        (AttentionConfig::Grouped(grouped), true) => Some(source.floats("rope_freqs.weight", &[grouped.head_dim / 2])?),
         _ => None,
     };
     source.finish()?;
@@ -160,7 +158,9 @@ fn feed_forward(
     let (experts, hashed) = match (kind, &config.experts) {
         (Kind::Routed, Some(experts)) => (experts, false),
         (Kind::Hashed, Some(experts)) => (experts, true),
-        (Kind::Dense { width }, _) => return Ok(FeedForward::Dense(mlp(source, prefix, names, config.dim, width, None)?)),
+        (Kind::Dense { width }, _) => {
+            return Ok(FeedForward::Dense(mlp(source, prefix, names, config.dim, width, None)?));
+        }
         (_, None) => return Err(Problem::Unsupported("layers of experts without a configuration of experts".into())),
     };
     let ExpertsConfig { width, shared, limit, .. } = *experts;

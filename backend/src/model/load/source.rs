@@ -39,6 +39,8 @@ pub struct Source<'a> {
 
 /// A matrix in one of the formats that kernels read.
 pub struct Stored<'a> {
+    /// The checkpoint's name of it.
+    name: &'a str,
     pub format: Format,
     rows: usize,
     bytes: Cow<'a, [u8]>,
@@ -92,9 +94,14 @@ impl<'a> Source<'a> {
 
     /// Takes a tensor, whatever its shape.
     fn take(&mut self, name: &str) -> Result<weights::Tensor<'a>, Problem> {
+        Ok(self.take_named(name)?.1)
+    }
+
+    /// Takes a tensor, with the checkpoint's name of it.
+    fn take_named(&mut self, name: &str) -> Result<(&'a str, weights::Tensor<'a>), Problem> {
         let missing = || Problem::Unsupported(format!("the tensor '{name}' is missing"));
         let theirs = self.left.remove(name).ok_or_else(missing)?;
-        self.checkpoint.tensor(theirs).ok_or_else(missing)
+        Ok((theirs, self.checkpoint.tensor(theirs).ok_or_else(missing)?))
     }
 
     fn shaped(&mut self, name: &str, shape: &[usize]) -> Result<weights::Tensor<'a>, Problem> {
@@ -155,7 +162,7 @@ impl<'a> Source<'a> {
 
     /// A matrix as it lies in memory later.
     pub fn stored(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored<'a>, Problem> {
-        let tensor = self.take(name)?;
+        let (theirs, tensor) = self.take_named(name)?;
         let packed = matches!(tensor.kind, Kind::I8 | Kind::U8);
         let expected = if packed { [rows, cols / 2] } else { [rows, cols] };
         if tensor.shape != expected {
@@ -181,7 +188,10 @@ impl<'a> Source<'a> {
             }
             kind => {
                 let format = blocks::format(kind).ok_or_else(|| {
-                    wrong(name, format!("is {kind}; F32, F16, BF16, FP8 with scales and GGUF's Q formats are read here"))
+                    wrong(
+                        name,
+                        format!("is {kind}; F32, F16, BF16, FP8 with scales and GGUF's Q formats are read here"),
+                    )
                 })?;
                 (format, tensor.bytes.clone())
             }
@@ -197,7 +207,7 @@ impl<'a> Source<'a> {
         if matches!(bytes, Cow::Owned(_)) {
             self.forget(&tensor);
         }
-        Ok(Stored { format, rows, bytes })
+        Ok(Stored { name: theirs, format, rows, bytes })
     }
 
     /// The scales of a tensor of blocks.
@@ -247,7 +257,7 @@ impl<'a> Source<'a> {
                 }
                 _ => joined.push((stored.format, *rows, stored.bytes.to_vec())),
             }
-            self.copied(name, &stored);
+            self.copied(&stored);
         }
         let arithmetic = self.precision.arithmetic;
         let weight = |(format, rows, bytes)| Weight::new(bytes, Matrix { format, rows, cols, arithmetic }, self.device);
@@ -255,16 +265,11 @@ impl<'a> Source<'a> {
     }
 
     /// A view of the file was copied.
-    fn copied(&mut self, name: &str, stored: &Stored<'a>) {
-        if let Cow::Borrowed(bytes) = stored.bytes {
-            self.checkpoint.forget(&weights::Tensor {
-                name: name.to_owned(),
-                kind: Kind::U8,
-                shape: vec![bytes.len()],
-                bytes: Cow::Borrowed(bytes),
-            });
-            self.done += bytes.len() as u64;
-            (self.progress)(self.done, self.all);
+    fn copied(&mut self, stored: &Stored<'a>) {
+        if matches!(stored.bytes, Cow::Borrowed(_))
+            && let Some(tensor) = self.checkpoint.tensor(stored.name)
+        {
+            self.forget(&tensor);
         }
     }
 
@@ -331,7 +336,7 @@ impl<'a> Source<'a> {
         let stored = self.stored(name, count * rows, cols)?;
         let matrix = Matrix { format: stored.format, rows, cols, arithmetic: self.precision.arithmetic };
         let weight = Weight::new(stored.bytes.to_vec(), matrix, self.device);
-        self.copied(name, &stored);
+        self.copied(&stored);
         Ok(weight)
     }
 
@@ -371,8 +376,8 @@ impl<'a> Source<'a> {
                     add(name, stored.format, stored.rows(expert * rows..(expert + 1) * rows))?;
                 }
             }
-            for (stored, name) in &all {
-                self.copied(name, stored);
+            for (stored, _) in &all {
+                self.copied(stored);
             }
         } else {
             for expert in 0..experts {
@@ -380,7 +385,7 @@ impl<'a> Source<'a> {
                     let name = format!("{prefix}experts.{expert}.{name}.weight");
                     let stored = self.stored(&name, rows, cols)?;
                     add(&name, stored.format, &stored.bytes)?;
-                    self.copied(&name, &stored);
+                    self.copied(&stored);
                 }
             }
         }
@@ -392,7 +397,7 @@ impl<'a> Source<'a> {
 
     /// A stack of matrices, whose shape has been checked, as one matrix.
     fn stored_stack(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored<'a>, Problem> {
-        let tensor = self.take(name)?;
+        let (theirs, tensor) = self.take_named(name)?;
         let format = blocks::format(tensor.kind).ok_or_else(|| wrong(name, format!("is {}", tensor.kind)))?;
         if format.row_bytes(cols).is_none_or(|row| row * rows != tensor.bytes.len()) {
             return Err(wrong(name, format!("rows of {cols} elements are no whole blocks of {format}")));
@@ -401,7 +406,7 @@ impl<'a> Source<'a> {
             return Err(wrong(name, "holds numbers that are infinite or no numbers".into()));
         }
         let (format, bytes) = self.quantized(format, cols, tensor.bytes.clone());
-        Ok(Stored { format, rows, bytes })
+        Ok(Stored { name: theirs, format, rows, bytes })
     }
 }
 

@@ -131,12 +131,7 @@ pub fn linear(x: Tensor<2>, weight: &Tensor<1, Int>, matrix: Matrix) -> Tensor<2
 }
 
 /// See [`Kernels::linear_experts`].
-pub fn linear_experts(
-    x: Tensor<2>,
-    weight: &Tensor<1, Int>,
-    experts: Tensor<1, Int>,
-    matrix: Matrix,
-) -> Tensor<2> {
+pub fn linear_experts(x: Tensor<2>, weight: &Tensor<1, Int>, experts: Tensor<1, Int>, matrix: Matrix) -> Tensor<2> {
     let (x, weight) = (x.into_dispatch(), weight.clone().into_dispatch());
     Tensor::from_dispatch(Dispatch::linear_experts(x, weight, experts.into_dispatch(), matrix))
 }
