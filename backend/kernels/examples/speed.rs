@@ -105,14 +105,39 @@ fn products(title: &str, model: &Model, arithmetic: Arithmetic, counts: &[usize]
         let macs = (layers * n + head * heads(*n)) as f64 / seconds / 1e9;
         let rate = *n as f64 / seconds;
         let gb = bytes as f64 / seconds / 1e9;
-        println!("{title:<22} n {n:>3}  {:>9.3} ms  {gb:>6.1} GB/s  {macs:>7.1} GMAC/s  {rate:>7.0} tokens/s", seconds * 1e3);
+        println!(
+            "{title:<22} n {n:>3}  {:>9.3} ms  {gb:>6.1} GB/s  {macs:>7.1} GMAC/s  {rate:>7.0} tokens/s",
+            seconds * 1e3
+        );
     }
 }
 
 fn attentions() {
     let shapes = [
-        ("9 heads over 3, 64", AttentionShape { heads: 9, kv_heads: 3, k_dim: 64, v_dim: 64, scale: 0.125, window: None, block_tokens: 16 }),
-        ("16 heads over 1, 576", AttentionShape { heads: 16, kv_heads: 1, k_dim: 576, v_dim: 512, scale: 0.04, window: None, block_tokens: 16 }),
+        (
+            "9 heads over 3, 64",
+            AttentionShape {
+                heads: 9,
+                kv_heads: 3,
+                k_dim: 64,
+                v_dim: 64,
+                scale: 0.125,
+                window: None,
+                block_tokens: 16,
+            },
+        ),
+        (
+            "16 heads over 1, 576",
+            AttentionShape {
+                heads: 16,
+                kv_heads: 1,
+                k_dim: 576,
+                v_dim: 512,
+                scale: 0.04,
+                window: None,
+                block_tokens: 16,
+            },
+        ),
     ];
     for (name, shape) in shapes {
         let blocks: Vec<i32> = (0..4096 / 16).rev().collect();
@@ -129,7 +154,10 @@ fn attentions() {
         for ((rows, start), time) in cases.iter().zip(times) {
             let seen: usize = (0..*rows).map(|row| start + row + 1).sum();
             let macs = (seen * shape.heads * (shape.k_dim + shape.v_dim)) as f64 / time.as_secs_f64() / 1e9;
-            println!("attention {name:<21} {rows:>3} rows at {start:>4}  {:>9.1} us  {macs:>6.1} GMAC/s", time.as_secs_f64() * 1e6);
+            println!(
+                "attention {name:<21} {rows:>3} rows at {start:>4}  {:>9.1} us  {macs:>6.1} GMAC/s",
+                time.as_secs_f64() * 1e6
+            );
         }
     }
 }

@@ -78,7 +78,11 @@ pub fn attention(
         let queries = segment.rows * group;
         for kv_head in 0..shape.kv_heads {
             let starts = (0..queries).step_by(QUERIES);
-            pieces.extend(starts.map(|first| Piece { segment: index, kv_head, queries: first..queries.min(first + QUERIES) }));
+            pieces.extend(starts.map(|first| Piece {
+                segment: index,
+                kv_head,
+                queries: first..queries.min(first + QUERIES),
+            }));
         }
     }
     let call = Call { q, store, segments, shape, sinks, group, out: Cells::new(out) };
@@ -189,7 +193,8 @@ fn check(q: &[f32], store: &Store, segments: &[Segment], shape: &AttentionShape,
         store.v_stride,
         kv_heads * v_dim,
     ));
-    let mut taken: Vec<_> = segments.iter().map(|segment| segment.first_row..segment.first_row + segment.rows).collect();
+    let mut taken: Vec<_> =
+        segments.iter().map(|segment| segment.first_row..segment.first_row + segment.rows).collect();
     taken.sort_by_key(|rows| rows.start);
     assert!(taken.windows(2).all(|pair| pair[0].end <= pair[1].start), "attention: segments share rows");
     for segment in segments.iter().filter(|segment| segment.rows > 0) {

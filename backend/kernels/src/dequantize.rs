@@ -6,7 +6,7 @@ mod tests;
 use std::cell::RefCell;
 
 use crate::cells::Cells;
-use crate::panel::{FLOAT_COLS, Panel, Slab};
+use crate::panel::{Columns, FLOAT_COLS, Panel, PanelRows};
 use crate::simd::{LANES, Level};
 use crate::{Cpu, Format, Weights};
 
@@ -66,12 +66,14 @@ pub fn embed(table: &Weights, ids: &[i32], out: &mut [f32]) {
 
 /// Writes the rows of a panel.
 fn write(level: Level, w: &Weights, panel: usize, out: &mut [f32]) {
+    let rows = PanelRows::of(w, 0, panel);
     PANEL.with_borrow_mut(|room| {
-        for slab in Slab::of(w, 0, panel, FLOAT_COLS) {
-            room.widen(level, &slab);
+        for columns in Columns::of(w.cols, FLOAT_COLS) {
+            room.widen(level, &rows, columns);
             for (lane, out) in out.chunks_exact_mut(w.cols).enumerate() {
                 let values = room.floats.iter().map(|floats| floats[lane]);
-                out[slab.first..slab.first + slab.cols].iter_mut().zip(values).for_each(|(out, value)| *out = value);
+                let out = &mut out[columns.first..columns.first + columns.count];
+                out.iter_mut().zip(values).for_each(|(out, value)| *out = value);
             }
         }
     });

@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 
 use crate::blocks::{BF16, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Raw, Unpacked};
-use crate::simd::{self, LANES, Lanes, Level, Simd, Work};
+use crate::simd::{self, LANES, Lanes, Level, Rows, Simd, Work};
 use crate::{Format, Weights};
 
 /// Columns of an integer panel at most; it and a tile of activations share the first cache.
@@ -12,11 +12,11 @@ pub(crate) const INT_COLS: usize = 1024;
 /// Columns of a float panel at most.
 pub(crate) const FLOAT_COLS: usize = 256;
 
-/// Columns that are put side by side at a time.
-const STEP: usize = 256;
+/// Columns of integers that are put side by side at a time.
+const STEP: usize = 512;
 
-/// Words of a row that hold `STEP` columns of any format, at most, and some more.
-const WORDS: usize = STEP + 2;
+/// Words of a row that hold as many columns of any format, at most, and some more.
+const WORDS: usize = FLOAT_COLS + 2;
 
 /// Room to make a panel in.
 #[repr(C, align(64))]
@@ -31,32 +31,41 @@ pub(crate) struct Panel {
 // SAFETY: arrays of numbers, each a multiple of 64 bytes long, so that there is no padding.
 unsafe impl bytemuck::Zeroable for Panel {}
 
-/// What a panel is made of: some columns of up to sixteen rows.
-#[derive(Clone, Copy)]
-pub(crate) struct Slab<'a> {
-    pub format: Format,
-    /// The bytes of each row; lanes without a row repeat the last one.
-    lanes: [&'a [u8]; LANES],
+/// Up to sixteen rows of a matrix.
+pub(crate) struct PanelRows<'a> {
+    format: Format,
+    /// Lanes without a row repeat the last one; what comes next is the next panel.
+    bytes: Rows<'a>,
     /// The first row of the matrix, and how many there are.
     pub row: usize,
     pub rows: usize,
-    /// The first column, and how many.
-    pub first: usize,
-    pub cols: usize,
 }
 
-impl<'a> Slab<'a> {
-    /// The slabs of panel `panel` of matrix `matrix` of a stack, with `most` columns each.
-    pub fn of(w: &Weights<'a>, matrix: usize, panel: usize, most: usize) -> impl Iterator<Item = Self> + use<'a> {
-        let (format, cols, row_bytes) = (w.format, w.cols, w.row_bytes());
-        let row = panel * LANES;
+impl<'a> PanelRows<'a> {
+    /// The rows of panel `panel` of matrix `matrix` of a stack.
+    pub fn of(w: &Weights<'a>, matrix: usize, panel: usize) -> Self {
+        let (row, row_bytes) = (panel * LANES, w.row_bytes());
         let rows = LANES.min(w.rows - row);
-        let bytes = w.rows_at(matrix * w.rows + row, rows);
-        let mut lanes = [bytes; LANES];
-        for (lane, of) in lanes.iter_mut().enumerate() {
-            *of = &bytes[lane.min(rows - 1) * row_bytes..][..row_bytes];
+        let (bytes, ahead) = w.bytes[(matrix * w.rows + row) * row_bytes..].split_at(rows * row_bytes);
+        let mut bytes = Rows { lanes: [bytes; LANES], ahead };
+        for (lane, of) in bytes.lanes.iter_mut().enumerate() {
+            *of = &of[lane.min(rows - 1) * row_bytes..][..row_bytes];
         }
-        (0..cols).step_by(most).map(move |first| Self { format, lanes, row, rows, first, cols: most.min(cols - first) })
+        Self { format: w.format, bytes, row, rows }
+    }
+}
+
+/// Columns of a panel: the first one, and how many.
+#[derive(Clone, Copy)]
+pub(crate) struct Columns {
+    pub first: usize,
+    pub count: usize,
+}
+
+impl Columns {
+    /// `all` columns, `most` at a time.
+    pub fn of(all: usize, most: usize) -> impl Iterator<Item = Self> {
+        (0..all).step_by(most).map(move |first| Self { first, count: most.min(all - first) })
     }
 }
 
@@ -65,23 +74,25 @@ impl Panel {
         bytemuck::zeroed_box()
     }
 
-    /// Makes a panel of codes, of a format of integers.
-    pub fn unpack(&mut self, level: Level, slab: &Slab) {
-        let made = slab.format.with_blocks(Unpack { panel: self, level, slab });
-        made.unwrap_or_else(|| unreachable!("{} has no codes", slab.format));
+    /// Makes a panel of codes, of rows in a format of integers.
+    pub fn unpack(&mut self, level: Level, rows: &PanelRows, columns: Columns) {
+        let made = rows.format.with_blocks(Unpack { panel: self, level, rows, columns });
+        made.unwrap_or_else(|| unreachable!("{} has no codes", rows.format));
     }
 
     /// Makes a panel of floats.
-    pub fn widen(&mut self, level: Level, slab: &Slab) {
-        match slab.format {
-            Format::F32 => simd::run(level, Read { panel: self, slab, format: F32 }),
-            Format::F16 => simd::run(level, Read { panel: self, slab, format: F16 }),
-            Format::BF16 => simd::run(level, Read { panel: self, slab, format: BF16 }),
-            Format::F8E4M3 { block } => simd::run(level, Read { panel: self, slab, format: F8E4M3(block.into()) }),
+    pub fn widen(&mut self, level: Level, rows: &PanelRows, columns: Columns) {
+        match rows.format {
+            Format::F32 => simd::run(level, Read { panel: self, rows, columns, format: F32 }),
+            Format::F16 => simd::run(level, Read { panel: self, rows, columns, format: F16 }),
+            Format::BF16 => simd::run(level, Read { panel: self, rows, columns, format: BF16 }),
+            Format::F8E4M3 { block } => {
+                simd::run(level, Read { panel: self, rows, columns, format: F8E4M3(block.into()) });
+            }
             _ => {
-                self.unpack(level, slab);
-                let codes = slab.format.codes().expect("the others are integers");
-                simd::run(level, Widen { panel: self, codes, cols: slab.cols });
+                self.unpack(level, rows, columns);
+                let codes = rows.format.codes().expect("the others are integers");
+                simd::run(level, Widen { panel: self, codes, cols: columns.count });
             }
         }
     }
@@ -90,20 +101,23 @@ impl Panel {
 struct Unpack<'a> {
     panel: &'a mut Panel,
     level: Level,
-    slab: &'a Slab<'a>,
+    rows: &'a PanelRows<'a>,
+    columns: Columns,
 }
 
 impl ForBlocks for Unpack<'_> {
     type Out = ();
 
     fn run<F: Blocks>(self) {
-        simd::run(self.level, UnpackAs { panel: self.panel, slab: self.slab, format: PhantomData::<F> });
+        let Self { panel, level, rows, columns } = self;
+        simd::run(level, UnpackAs { panel, rows: &rows.bytes, columns, format: PhantomData::<F> });
     }
 }
 
 struct UnpackAs<'a, F> {
     panel: &'a mut Panel,
-    slab: &'a Slab<'a>,
+    rows: &'a Rows<'a>,
+    columns: Columns,
     format: PhantomData<F>,
 }
 
@@ -112,11 +126,11 @@ impl<F: Blocks> Work for UnpackAs<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { panel, slab, .. } = self;
-        for start in (0..slab.cols).step_by(STEP) {
-            let blocks = STEP.min(slab.cols - start) / F::BLOCK;
+        let Self { panel, rows, columns, .. } = self;
+        for start in (0..columns.count).step_by(STEP) {
+            let blocks = STEP.min(columns.count - start) / F::BLOCK;
             let words = (blocks * F::BYTES).div_ceil(4);
-            S::columns(&slab.lanes, (slab.first + start) / F::BLOCK * F::BYTES, &mut panel.words[..words]);
+            S::columns(rows, (columns.first + start) / F::BLOCK * F::BYTES, &mut panel.words[..words]);
             for block in 0..blocks {
                 let column = start + block * F::BLOCK;
                 let (word, group) = (column / 4, column / F::GROUP);
@@ -163,7 +177,8 @@ impl Work for Widen<'_> {
 /// Small floats to floats.
 struct Read<'a, F> {
     panel: &'a mut Panel,
-    slab: &'a Slab<'a>,
+    rows: &'a PanelRows<'a>,
+    columns: Columns,
     format: F,
 }
 
@@ -172,7 +187,7 @@ impl<F: Floats> Work for Read<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { panel, slab, format } = self;
-        format.read::<S>(&slab.lanes, slab.first, &mut panel.words, &mut panel.floats[..slab.cols]);
+        let Self { panel, rows, columns, format } = self;
+        format.read::<S>(&rows.bytes, columns.first, &mut panel.words, &mut panel.floats[..columns.count]);
     }
 }

@@ -95,7 +95,8 @@ impl Pool {
         let task: *const (dyn Fn(usize) + Sync + '_) = &task;
         // SAFETY: only the lifetime changes. The pointer is followed for claimed parts alone, and this call does not
         // return, or unwind, before all are done.
-        let task = unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(task) };
+        let task =
+            unsafe { std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), *const (dyn Fn(usize) + Sync)>(task) };
         // SAFETY: this thread owns `busy`, and no part is undone: nobody reads.
         unsafe { *shared.job.get() = Job { task, parts } };
         shared.undone.0.store(parts, Ordering::Relaxed);

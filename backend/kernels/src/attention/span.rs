@@ -8,7 +8,7 @@ use super::{Call, Piece};
 use crate::activation::{Tile, cut};
 use crate::elementwise::sum;
 use crate::exp::exp;
-use crate::simd::{self, LANES, Level, MOST_ROWS, SPAN, Simd, Work};
+use crate::simd::{self, LANES, Level, MOST_ROWS, Rows, SPAN, Simd, Work};
 
 /// Elements of keys that are put side by side at a time.
 const COLS: usize = 256;
@@ -96,7 +96,8 @@ impl Spans<'_> {
             });
             for first in (0..k_dim).step_by(COLS) {
                 let cols = COLS.min(k_dim - first);
-                let rows = keys.map(|key| bytemuck::cast_slice(&key[first..first + cols]));
+                let lanes = keys.map(|key| bytemuck::cast_slice(&key[first..first + cols]));
+                let rows = Rows { lanes, ahead: &[] };
                 simd::run(*level, Columns { rows, columns: &mut room.keys[..cols] });
                 for tile in &room.tiles {
                     let q = &room.queries[tile.first * k_dim + first * tile.rows..][..cols * tile.rows];
@@ -182,7 +183,7 @@ impl Values<'_> {
 }
 
 struct Columns<'a> {
-    rows: [&'a [u8]; LANES],
+    rows: Rows<'a>,
     columns: &'a mut [[u32; LANES]],
 }
 

@@ -15,7 +15,8 @@ struct Sequence {
 }
 
 const SHAPES: [AttentionShape; 6] = {
-    let base = AttentionShape { heads: 9, kv_heads: 3, k_dim: 64, v_dim: 64, scale: 0.125, window: None, block_tokens: 16 };
+    let base =
+        AttentionShape { heads: 9, kv_heads: 3, k_dim: 64, v_dim: 64, scale: 0.125, window: None, block_tokens: 16 };
     [
         base,
         AttentionShape { window: Some(37), block_tokens: 7, ..base },
@@ -70,7 +71,13 @@ impl Scattered {
 }
 
 /// The output of one row in f64.
-fn reference(shape: &AttentionShape, sequence: &Sequence, position: usize, head: usize, sinks: Option<&[f32]>) -> Vec<f64> {
+fn reference(
+    shape: &AttentionShape,
+    sequence: &Sequence,
+    position: usize,
+    head: usize,
+    sinks: Option<&[f32]>,
+) -> Vec<f64> {
     let kv_head = head / (shape.heads / shape.kv_heads);
     let q = &sequence.q[(position * shape.heads + head) * shape.k_dim..][..shape.k_dim];
     let seen = (position + 1).saturating_sub(shape.window.unwrap_or(usize::MAX))..position + 1;
@@ -103,15 +110,19 @@ fn rows_are_right_in_any_company() {
         let row = shape.heads * shape.v_dim;
         let scattered = Scattered::new(&mut random, shape, &sequences);
         // All rows one by one, which are compared with the truth here and there.
-        let alone: Vec<Vec<f32>> = sequences.iter().zip(&scattered.tables).map(|(sequence, blocks)| {
-            let mut out = vec![f32::NAN; sequence.length * row];
-            for (start, out) in out.chunks_exact_mut(row).enumerate() {
-                let q = &sequence.q[start * shape.heads * shape.k_dim..][..shape.heads * shape.k_dim];
-                let segment = Segment { first_row: 0, rows: 1, start, blocks };
-                cpus[0].enter(|| attention(q, &scattered.store(shape), &[segment], shape, sinks.as_deref(), out));
-            }
-            out
-        }).collect();
+        let alone: Vec<Vec<f32>> = sequences
+            .iter()
+            .zip(&scattered.tables)
+            .map(|(sequence, blocks)| {
+                let mut out = vec![f32::NAN; sequence.length * row];
+                for (start, out) in out.chunks_exact_mut(row).enumerate() {
+                    let q = &sequence.q[start * shape.heads * shape.k_dim..][..shape.heads * shape.k_dim];
+                    let segment = Segment { first_row: 0, rows: 1, start, blocks };
+                    cpus[0].enter(|| attention(q, &scattered.store(shape), &[segment], shape, sinks.as_deref(), out));
+                }
+                out
+            })
+            .collect();
         for (sequence, alone) in sequences.iter().zip(&alone) {
             for position in (0..sequence.length).step_by(61) {
                 for head in 0..shape.heads {
@@ -135,7 +146,12 @@ fn rows_are_right_in_any_company() {
                     let width = shape.heads * shape.k_dim;
                     q.extend_from_slice(&sequence.q[done[i] * width..][..count * width]);
                     ought.extend_from_slice(&alone[i][done[i] * row..][..count * row]);
-                    segments.push(Segment { first_row: rows, rows: count, start: done[i], blocks: &scattered.tables[i] });
+                    segments.push(Segment {
+                        first_row: rows,
+                        rows: count,
+                        start: done[i],
+                        blocks: &scattered.tables[i],
+                    });
                     rows += count;
                     done[i] += count;
                 }

@@ -1,12 +1,12 @@
 //! Floating-point numbers of all sizes.
 
 use super::Raw;
-use crate::simd::{LANES, Lanes, Simd};
+use crate::simd::{LANES, Lanes, Rows, Simd};
 
 /// A format whose values are floating-point numbers.
 pub(crate) trait Floats {
     /// Writes columns `first..` of sixteen rows, as many as `out` has. `room` has a word for each of them and one more.
-    fn read<S: Simd>(&self, rows: &[&[u8]; LANES], first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]);
+    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]);
 }
 
 pub(crate) struct F32;
@@ -20,14 +20,14 @@ pub(crate) struct F8E4M3(pub usize);
 
 impl Floats for F32 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &[&[u8]; LANES], first: usize, _: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+    fn read<S: Simd>(&self, rows: &Rows, first: usize, _: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
         S::columns(rows, first * 4, bytemuck::cast_slice_mut(out));
     }
 }
 
 impl Floats for F16 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &[&[u8]; LANES], first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
         let words = out.len().div_ceil(2);
         S::columns(rows, first * 2, &mut room[..words]);
         for (out, word) in out.chunks_mut(2).zip(room) {
@@ -41,7 +41,7 @@ impl Floats for F16 {
 
 impl Floats for BF16 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &[&[u8]; LANES], first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
         let words = out.len().div_ceil(2);
         S::columns(rows, first * 2, &mut room[..words]);
         for (out, word) in out.chunks_mut(2).zip(room) {
@@ -55,7 +55,7 @@ impl Floats for BF16 {
 
 impl Floats for F8E4M3 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &[&[u8]; LANES], first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
         let block = self.0;
         let mut done = 0;
         while done < out.len() {

@@ -38,10 +38,9 @@ pub(super) fn plan(threads: usize, w: &Weights, tiles: &[Tile]) -> Vec<Part> {
     for (tiles, rows) in runs(tiles, most) {
         let per_part = (wanted / cost(w, rows).max(1)).clamp(1, panels.max(1));
         let pieces = panels.div_ceil(per_part);
-        parts.extend((0..pieces).map(|i| Part {
-            panels: i * panels / pieces..(i + 1) * panels / pieces,
-            tiles: tiles.clone(),
-        }));
+        parts.extend(
+            (0..pieces).map(|i| Part { panels: i * panels / pieces..(i + 1) * panels / pieces, tiles: tiles.clone() }),
+        );
     }
     parts
 }

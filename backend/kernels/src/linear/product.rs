@@ -7,7 +7,7 @@ use crate::Weights;
 use crate::activation::{BLOCK, IntTiles, Rows, Tile};
 use crate::blocks::Codes;
 use crate::cells::Cells;
-use crate::panel::{FLOAT_COLS, INT_COLS, Panel, Slab};
+use crate::panel::{Columns, FLOAT_COLS, INT_COLS, Panel, PanelRows};
 use crate::simd::{self, IntTile, LANES, Level, MOST_ROWS};
 
 #[derive(Clone, Copy)]
@@ -30,22 +30,33 @@ thread_local! {
     static PANEL: RefCell<Box<Panel>> = RefCell::new(Panel::new());
 }
 
+/// Where a panel and a tile meet.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    rows: &'a PanelRows<'a>,
+    columns: Columns,
+    tile: &'a Tile,
+}
+
 impl Product<'_> {
     pub fn compute(&self, part: &Part) {
         let tiles = &self.rows.tiles[part.tiles.clone()];
         PANEL.with_borrow_mut(|room| {
             for panel in part.panels.clone() {
+                let rows = PanelRows::of(self.w, tiles[0].matrix, panel);
                 match self.activations {
                     Activations::Ints(x, codes) => {
-                        for slab in Slab::of(self.w, tiles[0].matrix, panel, INT_COLS) {
-                            room.unpack(self.level, &slab);
-                            tiles.iter().for_each(|tile| self.ints(room, &slab, tile, x, codes));
+                        for columns in Columns::of(self.w.cols, INT_COLS) {
+                            room.unpack(self.level, &rows, columns);
+                            tiles
+                                .iter()
+                                .for_each(|tile| self.ints(room, Place { rows: &rows, columns, tile }, x, codes));
                         }
                     }
                     Activations::Floats(x) => {
-                        for slab in Slab::of(self.w, tiles[0].matrix, panel, FLOAT_COLS) {
-                            room.widen(self.level, &slab);
-                            tiles.iter().for_each(|tile| self.floats(room, &slab, tile, x));
+                        for columns in Columns::of(self.w.cols, FLOAT_COLS) {
+                            room.widen(self.level, &rows, columns);
+                            tiles.iter().for_each(|tile| self.floats(room, Place { rows: &rows, columns, tile }, x));
                         }
                     }
                 }
@@ -53,17 +64,17 @@ impl Product<'_> {
         });
     }
 
-    fn ints(&self, panel: &Panel, slab: &Slab, tile: &Tile, x: &IntTiles, codes: Codes) {
-        let groups = slab.cols / codes.group;
+    fn ints(&self, panel: &Panel, place: Place, x: &IntTiles, codes: Codes) {
+        let groups = place.columns.count / codes.group;
         // A tile's part of an array with an element per `size` columns.
         let piece = |size: usize| {
-            let begin = (tile.first * self.w.cols + slab.first * tile.rows) / size;
-            begin..begin + slab.cols * tile.rows / size
+            let begin = (place.tile.first * self.w.cols + place.columns.first * place.tile.rows) / size;
+            begin..begin + place.columns.count * place.tile.rows / size
         };
         let operands = IntTile {
             group: codes.group,
             largest: codes.largest,
-            codes: &panel.codes[..slab.cols / 4],
+            codes: &panel.codes[..place.columns.count / 4],
             scale: &panel.scale[..groups],
             min: codes.minimum.then_some(&panel.min[..groups]),
             x: &x.bytes[piece(4)],
@@ -71,47 +82,50 @@ impl Product<'_> {
             x_offset: &x.offset[piece(codes.group)],
             x_sum: &x.sum[piece(codes.group)],
         };
-        let mut room = [[0.0; LANES]; MOST_ROWS];
-        let acc = &mut room[..tile.rows];
-        self.begin(slab, tile, acc);
-        simd::int_tile(self.level, &operands, acc);
-        self.end(slab, tile, acc);
+        self.sum(place, |acc| simd::int_tile(self.level, &operands, acc));
     }
 
-    fn floats(&self, panel: &Panel, slab: &Slab, tile: &Tile, x: &[f32]) {
-        let begin = tile.first * self.w.cols + slab.first * tile.rows;
-        let mut room = [[0.0; LANES]; MOST_ROWS];
-        let acc = &mut room[..tile.rows];
-        self.begin(slab, tile, acc);
-        simd::float_tile(self.level, &panel.floats[..slab.cols], &x[begin..begin + slab.cols * tile.rows], acc);
-        self.end(slab, tile, acc);
+    fn floats(&self, panel: &Panel, place: Place, x: &[f32]) {
+        let begin = place.tile.first * self.w.cols + place.columns.first * place.tile.rows;
+        let x = &x[begin..begin + place.columns.count * place.tile.rows];
+        self.sum(place, |acc| simd::float_tile(self.level, &panel.floats[..place.columns.count], x, acc));
     }
 
-    /// The sums of the columns before those of `slab`.
-    fn begin(&self, slab: &Slab, tile: &Tile, acc: &mut [[f32; LANES]]) {
-        if slab.first > 0 {
+    /// Lets `add` go on with the sums of the columns before those of `slab`, and keeps them; with the bias if they are
+    /// complete.
+    #[inline(always)]
+    fn sum(&self, place: Place, add: impl FnOnce(&mut [[f32; LANES]])) {
+        let mut room = [[0.0; LANES]; MOST_ROWS];
+        let acc = &mut room[..place.tile.rows];
+        if place.columns.first > 0 {
             for (n, acc) in acc.iter_mut().enumerate() {
-                acc[..slab.rows].copy_from_slice(self.outputs(slab, tile, n));
+                copy(self.outputs(place, n), acc);
             }
         }
-    }
-
-    /// Keeps the sums, with the bias if they are complete.
-    fn end(&self, slab: &Slab, tile: &Tile, acc: &[[f32; LANES]]) {
-        let bias = self.bias.filter(|_| slab.first + slab.cols == self.w.cols);
+        add(acc);
+        let bias = self.bias.filter(|_| place.columns.first + place.columns.count == self.w.cols);
         for (n, acc) in acc.iter().enumerate() {
-            let y = self.outputs(slab, tile, n);
-            y.copy_from_slice(&acc[..slab.rows]);
+            let y = self.outputs(place, n);
+            copy(acc, y);
             if let Some(bias) = bias {
-                y.iter_mut().zip(&bias[slab.row..]).for_each(|(y, bias)| *y += bias);
+                y.iter_mut().zip(&bias[place.rows.row..]).for_each(|(y, bias)| *y += bias);
             }
         }
     }
 
-    fn outputs(&self, slab: &Slab, tile: &Tile, n: usize) -> &mut [f32] {
-        let start = self.rows.row(tile.first + n) * self.w.rows + slab.row;
+    fn outputs(&self, place: Place, n: usize) -> &mut [f32] {
+        let start = self.rows.row(place.tile.first + n) * self.w.rows + place.rows.row;
         // SAFETY: a panel and a tile meet in one part, a row is in one tile, and the piece is used up before the part
         // asks for it again.
-        unsafe { self.y.piece(start..start + slab.rows) }
+        unsafe { self.y.piece(start..start + place.rows.rows) }
+    }
+}
+
+/// As many lanes as both have.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    match (from.first_chunk::<LANES>(), to.first_chunk_mut::<LANES>()) {
+        (Some(from), Some(to)) => *to = *from,
+        _ => to.iter_mut().zip(from).for_each(|(to, from)| *to = *from),
     }
 }

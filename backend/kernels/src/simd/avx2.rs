@@ -5,7 +5,7 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{CHAIN, IntTile, LANES, SPAN, Simd, Work, by_rows};
+use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd, Work, by_rows};
 use lanes::Halves;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -23,29 +23,33 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx2 {
     type Lanes = Halves;
 
-    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         // SAFETY: code for `Avx2` is reached through `enter` alone.
         let done = unsafe { fours(rows, at, columns) };
-        Portable::columns(rows, at + done * 4, &mut columns[done..]);
+        if done < columns.len() {
+            Portable::columns(rows, at + done * 4, &mut columns[done..]);
+        }
     }
 }
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx2")]
-fn fours(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) -> usize {
-    let whole = rows.iter().map(|row| row[at..].len() / 4).min().unwrap_or(0).min(columns.len());
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
+    let (starts, words) = rows.from(at);
+    let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
-    // SAFETY: each row has `whole` words from byte `at` on.
-    let rows = rows.map(|row| unsafe { row.as_ptr().add(at) });
-    for column in (0..whole).step_by(4).map(|column| column.min(whole - 4)) {
+    for first in (0..whole).step_by(4) {
+        rows.call(at + first * 4);
+        let column = first.min(whole - 4);
         for side in [0, 8] {
             let mut words = [_mm256_setzero_si256(); 4];
             for i in 0..4 {
                 // SAFETY: the rows have four words at `column`.
                 words[i] = unsafe {
-                    let (low, high) = (rows[side + i].add(column * 4), rows[side + 4 + i].add(column * 4));
+                    let (low, high): (*const u8, *const u8) =
+                        (starts[side + i].add(column * 4), starts[side + 4 + i].add(column * 4));
                     _mm256_inserti128_si256::<1>(
                         _mm256_castsi128_si256(_mm_loadu_si128(low.cast())),
                         _mm_loadu_si128(high.cast()),
@@ -78,75 +82,86 @@ fn pairs_that_fit(largest: u8) -> usize {
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
     match (pairs_that_fit(tile.largest), tile.group) {
-        (0, _) => by_rows!(acc, N => signed_tile::<N>(tile, acc), 1 2 3 4),
-        (1, _) => by_rows!(acc, N => unsigned_tile::<1, N>(tile, acc), 1 2 3 4),
-        (2..4, _) => by_rows!(acc, N => unsigned_tile::<2, N>(tile, acc), 1 2 3 4),
-        (8.., 32) => by_rows!(acc, N => unsigned_tile::<8, N>(tile, acc), 1 2 3 4),
-        _ => by_rows!(acc, N => unsigned_tile::<4, N>(tile, acc), 1 2 3 4),
+        (0, 16) => by_rows!(acc, N => signed_tile::<4, N>(tile, acc), 1 2 3 4),
+        (0, _) => by_rows!(acc, N => signed_tile::<8, N>(tile, acc), 1 2 3 4),
+        (1, 16) => by_rows!(acc, N => unsigned_tile::<1, 4, N>(tile, acc), 1 2 3 4),
+        (1, _) => by_rows!(acc, N => unsigned_tile::<1, 8, N>(tile, acc), 1 2 3 4),
+        (2..4, 16) => by_rows!(acc, N => unsigned_tile::<2, 4, N>(tile, acc), 1 2 3 4),
+        (2..4, _) => by_rows!(acc, N => unsigned_tile::<2, 8, N>(tile, acc), 1 2 3 4),
+        (_, 16) => by_rows!(acc, N => unsigned_tile::<4, 4, N>(tile, acc), 1 2 3 4),
+        (4..8, _) => by_rows!(acc, N => unsigned_tile::<4, 8, N>(tile, acc), 1 2 3 4),
+        (8.., _) => by_rows!(acc, N => unsigned_tile::<8, 8, N>(tile, acc), 1 2 3 4),
     }
 }
 
-/// A group's sums of products, for eight lanes and eight more.
-type Dots<const N: usize> = [[__m256i; 2]; N];
-
-/// `FIT` products of pairs are summed up in 16 bits.
+/// For groups of `WORDS` times four columns, `FIT` of whose words have products that are summed up in 16 bits. Two rows
+/// of activations at a time keep everything in registers.
 #[target_feature(enable = "avx2,fma")]
-fn unsigned_tile<const FIT: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
-    let words = tile.group / 4;
+fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let ones = _mm256_set1_epi16(1);
     for group in 0..tile.scale.len() {
-        let mut dots = [[_mm256_setzero_si256(); 2]; N];
-        for (n, dot) in dots.iter_mut().enumerate() {
-            *dot = [_mm256_set1_epi32(tile.x_offset[group * N + n]); 2];
-        }
-        for first in (group * words..(group + 1) * words).step_by(FIT) {
-            let mut pairs = [[_mm256_setzero_si256(); 2]; N];
-            for word in first..first + FIT {
-                // SAFETY: `IntTile::check` has seen to it that there are so many words in both.
-                let (w, x) = unsafe { (codes(tile, word), tile.x.as_ptr().add(word * N).cast::<i32>()) };
-                for n in 0..N {
-                    // SAFETY: as above.
-                    let x = _mm256_set1_epi32(unsafe { x.add(n).read_unaligned() });
+        for first in (0..N).step_by(2) {
+            let rows = if first + 1 < N { 2 } else { 1 };
+            let mut dots = [[_mm256_setzero_si256(); 2]; 2];
+            for word in (0..WORDS).step_by(FIT) {
+                let mut pairs = [[_mm256_setzero_si256(); 2]; 2];
+                for word in group * WORDS + word..group * WORDS + word + FIT {
+                    // SAFETY: the word is one of the tile's, and so are the rows.
+                    let w = unsafe { codes(tile, word) };
+                    for row in 0..rows {
+                        // SAFETY: as above.
+                        let x = unsafe { activations(tile, word * N + first + row) };
+                        for side in 0..2 {
+                            let product = _mm256_maddubs_epi16(w[side], x);
+                            pairs[row][side] = _mm256_add_epi16(pairs[row][side], product);
+                        }
+                    }
+                }
+                for row in 0..rows {
                     for side in 0..2 {
-                        pairs[n][side] = _mm256_add_epi16(pairs[n][side], _mm256_maddubs_epi16(w[side], x));
+                        let sums = _mm256_madd_epi16(pairs[row][side], ones);
+                        dots[row][side] = _mm256_add_epi32(dots[row][side], sums);
                     }
                 }
             }
-            for n in 0..N {
-                for side in 0..2 {
-                    dots[n][side] = _mm256_add_epi32(dots[n][side], _mm256_madd_epi16(pairs[n][side], ones));
-                }
+            for row in 0..rows {
+                let offset = _mm256_set1_epi32(tile.x_offset[group * N + first + row]);
+                let dots = [_mm256_add_epi32(dots[row][0], offset), _mm256_add_epi32(dots[row][1], offset)];
+                // SAFETY: the group is one of the tile's, and so is the row.
+                unsafe { accumulate::<WORDS, N>(tile, group, first + row, dots, &mut acc[first + row]) };
             }
         }
-        // SAFETY: `group` is one of the tile's.
-        unsafe { accumulate(tile, group, &dots, acc) };
     }
 }
 
 /// For codes whose products do not fit 16 bits: these count from 128, and are multiplied as the signed bytes they are
 /// then, magnitudes by activations of their sign.
 #[target_feature(enable = "avx2,fma")]
-fn signed_tile<const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
-    let words = tile.group / 4;
+fn signed_tile<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
     for group in 0..tile.scale.len() {
-        let mut dots = [[_mm256_setzero_si256(); 2]; N];
-        for word in group * words..(group + 1) * words {
-            // SAFETY: `IntTile::check` has seen to it that there are so many words in both.
-            let (w, x) = unsafe { (codes(tile, word), tile.x.as_ptr().add(word * N).cast::<i32>()) };
-            let w = [_mm256_xor_si256(w[0], flip), _mm256_xor_si256(w[1], flip)];
-            let sizes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
-            for n in 0..N {
-                // SAFETY: as above.
-                let x = _mm256_set1_epi32(unsafe { x.add(n).read_unaligned() });
-                for side in 0..2 {
-                    let pairs = _mm256_maddubs_epi16(sizes[side], _mm256_sign_epi8(x, w[side]));
-                    dots[n][side] = _mm256_add_epi32(dots[n][side], _mm256_madd_epi16(pairs, ones));
+        for first in (0..N).step_by(2) {
+            let rows = if first + 1 < N { 2 } else { 1 };
+            let mut dots = [[_mm256_setzero_si256(); 2]; 2];
+            for word in group * WORDS..(group + 1) * WORDS {
+                // SAFETY: the word is one of the tile's, and so are the rows.
+                let w = unsafe { codes(tile, word) };
+                let w = [_mm256_xor_si256(w[0], flip), _mm256_xor_si256(w[1], flip)];
+                let sizes = [_mm256_abs_epi8(w[0]), _mm256_abs_epi8(w[1])];
+                for row in 0..rows {
+                    // SAFETY: as above.
+                    let x = unsafe { activations(tile, word * N + first + row) };
+                    for side in 0..2 {
+                        let pairs = _mm256_maddubs_epi16(sizes[side], _mm256_sign_epi8(x, w[side]));
+                        dots[row][side] = _mm256_add_epi32(dots[row][side], _mm256_madd_epi16(pairs, ones));
+                    }
                 }
             }
+            for row in 0..rows {
+                // SAFETY: the group is one of the tile's, and so is the row.
+                unsafe { accumulate::<WORDS, N>(tile, group, first + row, dots[row], &mut acc[first + row]) };
+            }
         }
-        // SAFETY: `group` is one of the tile's.
-        unsafe { accumulate(tile, group, &dots, acc) };
     }
 }
 
@@ -164,34 +179,49 @@ unsafe fn codes(tile: &IntTile, word: usize) -> [__m256i; 2] {
     }
 }
 
-/// Scales a group's sums and adds them.
+/// Four activations, for each lane.
 ///
 /// # Safety
-/// `group` is one of the tile's.
+/// `at` is one of the tile's.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn accumulate<const N: usize>(tile: &IntTile, group: usize, dots: &Dots<N>, acc: &mut [[f32; LANES]; N]) {
-    // SAFETY: as promised, and a side is eight of sixteen lanes.
-    unsafe {
-        let scale = sides(tile.scale.get_unchecked(group));
-        let x_scale = tile.x_scale.as_ptr().add(group * tile.group / 32 * N);
-        for n in 0..N {
-            let x_scale = _mm256_set1_ps(*x_scale.add(n));
-            let mut sums = sides(&acc[n]);
-            for side in 0..2 {
-                let scale = _mm256_mul_ps(scale[side], x_scale);
-                sums[side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[n][side]), scale, sums[side]);
-            }
-            if let Some(min) = tile.min {
-                let min = sides(min.get_unchecked(group));
-                let x_sum = _mm256_set1_ps(*tile.x_sum.get_unchecked(group * N + n));
-                for side in 0..2 {
-                    sums[side] = _mm256_fmadd_ps(min[side], x_sum, sums[side]);
-                }
-            }
-            keep(&mut acc[n], sums);
+unsafe fn activations(tile: &IntTile, at: usize) -> __m256i {
+    // SAFETY: as promised.
+    _mm256_set1_epi32(unsafe { tile.x.as_ptr().add(at).cast::<i32>().read_unaligned() })
+}
+
+/// Scales a group's sums of products with a row of activations and adds them.
+///
+/// # Safety
+/// `group` is one of the tile's, and so is `row`.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn accumulate<const WORDS: usize, const N: usize>(
+    tile: &IntTile,
+    group: usize,
+    row: usize,
+    dots: [__m256i; 2],
+    acc: &mut [f32; LANES],
+) {
+    // SAFETY: as promised.
+    let (scale, x_scale) = unsafe {
+        (sides(tile.scale.get_unchecked(group)), *tile.x_scale.get_unchecked(group * WORDS / 8 * N + row))
+    };
+    let x_scale = _mm256_set1_ps(x_scale);
+    let mut sums = sides(acc);
+    for side in 0..2 {
+        sums[side] =
+            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[side]), _mm256_mul_ps(scale[side], x_scale), sums[side]);
+    }
+    if let Some(min) = tile.min {
+        // SAFETY: as promised.
+        let (min, x_sum) = unsafe { (sides(min.get_unchecked(group)), *tile.x_sum.get_unchecked(group * N + row)) };
+        let x_sum = _mm256_set1_ps(x_sum);
+        for side in 0..2 {
+            sums[side] = _mm256_fmadd_ps(min[side], x_sum, sums[side]);
         }
     }
+    keep(acc, sums);
 }
 
 #[target_feature(enable = "avx2,fma")]

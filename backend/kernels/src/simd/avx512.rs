@@ -5,7 +5,7 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{CHAIN, IntTile, LANES, SPAN, Simd, Work, by_rows};
+use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd, Work, by_rows};
 use lanes::Whole;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -23,28 +23,31 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx512 {
     type Lanes = Whole;
 
-    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         // SAFETY: code for `Avx512` is reached through `enter` alone.
         let done = unsafe { fours(rows, at, columns) };
-        Portable::columns(rows, at + done * 4, &mut columns[done..]);
+        if done < columns.len() {
+            Portable::columns(rows, at + done * 4, &mut columns[done..]);
+        }
     }
 }
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx512f")]
-fn fours(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) -> usize {
-    let whole = rows.iter().map(|row| row[at..].len() / 4).min().unwrap_or(0).min(columns.len());
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
+    let (starts, words) = rows.from(at);
+    let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
-    // SAFETY: each row has `whole` words from byte `at` on.
-    let rows = rows.map(|row| unsafe { row.as_ptr().add(at) });
-    for column in (0..whole).step_by(4).map(|column| column.min(whole - 4)) {
+    for first in (0..whole).step_by(4) {
+        rows.call(at + first * 4);
+        let column = first.min(whole - 4);
         let mut words = [_mm512_setzero_si512(); 4];
         for i in 0..4 {
             // SAFETY: the rows have four words at `column`.
             words[i] = unsafe {
-                let four = |row: usize| _mm_loadu_si128(rows[row + i].add(column * 4).cast());
+                let four = |row: usize| _mm_loadu_si128(starts[row + i].add(column * 4).cast());
                 let first = _mm512_castsi128_si512(four(0));
                 let second = _mm512_mask_broadcast_i32x4(first, 0x00f0, four(4));
                 let third = _mm512_mask_broadcast_i32x4(second, 0x0f00, four(8));

@@ -96,7 +96,44 @@ pub(crate) trait Simd {
 
     /// Words from byte `at` of sixteen rows, one of each row side by side: as many columns as there are. Of the last
     /// word there may be some bytes only; the others become zero.
-    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]);
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]);
+}
+
+/// The bytes of sixteen rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    /// All of the same length.
+    pub lanes: [&'a [u8]; LANES],
+    /// What is read next, and may be called to the cache meanwhile.
+    pub ahead: &'a [u8],
+}
+
+impl Rows<'_> {
+    /// Where byte `at` of each lane is, and how many words there are from there on.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn from(&self, at: usize) -> ([*const u8; LANES], usize) {
+        let length = self.lanes[0].len();
+        let mut starts = [std::ptr::null(); LANES];
+        for (start, lane) in starts.iter_mut().zip(&self.lanes) {
+            assert!(lane.len() == length && at <= length, "byte {at} of {} and {length}", lane.len());
+            *start = lane.as_ptr().wrapping_add(at);
+        }
+        (starts, (length - at) / 4)
+    }
+
+    /// Calls the part of `ahead` to the cache that corresponds to four words from byte `at` of all rows.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn call(&self, at: usize) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        for line in 0..4 {
+            if let Some(byte) = self.ahead.get(at * LANES + line * 64) {
+                // SAFETY: it changes nothing but what the cache holds.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) };
+            }
+        }
+    }
 }
 
 /// Rows of activations that are multiplied side by side at most: as integers, and as floats.

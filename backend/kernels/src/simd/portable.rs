@@ -1,7 +1,7 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
 use super::lanes::Words;
-use super::{CHAIN, IntTile, LANES, SPAN, Simd};
+use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd};
 
 /// Rows of a tile at most.
 pub(super) const ROWS: usize = 4;
@@ -11,8 +11,8 @@ pub(crate) struct Portable;
 impl Simd for Portable {
     type Lanes = Words;
 
-    fn columns(rows: &[&[u8]; LANES], at: usize, columns: &mut [[u32; LANES]]) {
-        for (lane, row) in rows.iter().enumerate() {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
+        for (lane, row) in rows.lanes.iter().enumerate() {
             let (words, rest) = row[at..].as_chunks();
             for (column, word) in columns.iter_mut().zip(words) {
                 column[lane] = u32::from_le_bytes(*word);

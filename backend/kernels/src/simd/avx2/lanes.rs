@@ -12,7 +12,18 @@ pub(crate) struct Halves(__m256i, __m256i);
 macro_rules! both {
     ($self:ident, $word:ident => $operation:expr) => {{
         // SAFETY: the instructions are there, or no `Halves` would be.
-        unsafe { Halves({ let $word = $self.0; $operation }, { let $word = $self.1; $operation }) }
+        unsafe {
+            Halves(
+                {
+                    let $word = $self.0;
+                    $operation
+                },
+                {
+                    let $word = $self.1;
+                    $operation
+                },
+            )
+        }
     }};
     ($self:ident, $other:ident, $operation:ident) => {{
         // SAFETY: the instructions are there, or no `Halves` would be.
