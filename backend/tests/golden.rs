@@ -7,7 +7,7 @@ use std::{
 
 use littoral_core::chat::Message;
 use littoral_node::{
-    model::{BLOCK_TOKENS, DeviceChoice, LoadError, Loaded, Model, Segment, StepError, estimate, load_gguf},
+    model::{BLOCK_TOKENS, DeviceChoice, LoadError, Loaded, Logits, Model, Segment, StepError, estimate, load_gguf},
     text::Detokenizer,
 };
 use safetensors::SafeTensors;
@@ -89,7 +89,7 @@ fn run(model: &mut Model, tokens: &[u32], start: usize, blocks: &[u32]) -> Vec<f
 }
 
 fn segment<'a>(tokens: &'a [u32], start: usize, blocks: &'a [u32]) -> Segment<'a> {
-    Segment { tokens, start, blocks, logits: true }
+    Segment { tokens, start, blocks, logits: Logits::Last }
 }
 
 #[track_caller]

@@ -16,4 +16,6 @@ pub mod finish {
     pub const STOP: &str = "stop";
     /// `max_tokens` or the context length was reached.
     pub const LENGTH: &str = "length";
+    /// The model ended its turn with calls of tools.
+    pub const TOOL_CALLS: &str = "tool_calls";
 }

@@ -20,7 +20,15 @@ pub fn run(options: Generate) -> anyhow::Result<()> {
     let estimate = model::estimate(&options.model).context("the model cannot be read")?;
     let (loaded, kv_blocks) = load(&options.model, options.device, estimate.context_length)?;
     let name = model_name(&options.model);
-    let settings = Settings { node: "generate".into(), model: name.clone(), slots: 1, queue: 0, rows: 256, kv_blocks };
+    let settings = Settings {
+        node: "generate".into(),
+        model: name.clone(),
+        slots: 1,
+        queue: 0,
+        rows: 256,
+        kv_blocks,
+        speculate: true,
+    };
     let node = Node::start(loaded, settings, recorder()?.0)?;
     let request = request(&options, name);
     let request = ChatRequest::from_client(&request.to_bytes()).map_err(|denial| anyhow::anyhow!(denial.message))?;
@@ -83,6 +91,11 @@ fn request(options: &Generate, model: String) -> ChatRequest {
         top_p: options.top_p,
         stop: options.stop.clone(),
         seed: None,
+        sampling: Default::default(),
+        tools: Vec::new(),
+        tool_choice: Default::default(),
+        response_format: Default::default(),
+        thinking: None,
         user_id: None,
         stream: true,
         stream_options: None,

@@ -53,8 +53,27 @@ pub struct Segment<'a> {
     pub tokens: &'a [u32],
     pub start: usize,
     pub blocks: &'a [u32],
-    /// Want the logits after the last token.
-    pub logits: bool,
+    pub logits: Logits,
+}
+
+/// Of which tokens of a segment logits are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Logits {
+    None,
+    #[default]
+    Last,
+    All,
+}
+
+impl Segment<'_> {
+    /// Rows of logits that are wanted.
+    fn wanted(&self) -> usize {
+        match self.logits {
+            Logits::None => 0,
+            Logits::Last => 1,
+            Logits::All => self.tokens.len(),
+        }
+    }
 }
 
 /// What a loaded model is.
@@ -217,7 +236,7 @@ impl Model {
     }
 
     /// Runs all rows of all segments in one forward pass: linear layers over all rows at once, attention per segment.
-    /// Per segment the logits after its last token (`[vocab]`, f32), if asked.
+    /// Per segment the logits that were asked for (`[rows, vocab]`, f32), one row after the other.
     pub fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
         if let Some(failed) = &self.failed {
             return Err(StepError::Device(failed.clone()));
@@ -242,14 +261,17 @@ impl Model {
             Ok(logits) => logits.unwrap_or_default(),
             Err(e) => return Err(StepError::Device(format!("logits of another type than f32: {e:?}"))),
         };
-        let mut rows = logits.chunks_exact(self.info.vocab);
+        let mut rest = logits.as_slice();
         let mut out = Vec::with_capacity(segments.len());
-        for (segment, wanted) in segments.iter().map(|s| s.logits).enumerate() {
-            let row = if wanted { rows.next() } else { None };
-            if row.is_some_and(|row| row.iter().any(|x| !x.is_finite())) {
+        for (segment, wanted) in segments.iter().map(Segment::wanted).enumerate() {
+            let Some((rows, others)) = rest.split_at_checked(wanted * self.info.vocab) else {
+                return Err(StepError::Device("fewer logits than were asked for".into()));
+            };
+            rest = others;
+            if rows.iter().any(|x| !x.is_finite()) {
                 return Err(StepError::NotFinite { segment });
             }
-            out.push(row.map(<[f32]>::to_vec));
+            out.push((wanted > 0).then(|| rows.to_vec()));
         }
         Ok(out)
     }

@@ -44,8 +44,8 @@ struct Batch {
 }
 
 impl Transformer {
-    /// Runs the tokens of all segments and returns the logits, `[n, vocab]`, of the last token of every segment that
-    /// wants them; None if none does.
+    /// Runs the tokens of all segments and returns the logits, `[n, vocab]`, of the tokens they are wanted of; None
+    /// if of none.
     pub fn forward(&self, segments: &[Segment], cache: &mut KvCache, device: &Device) -> Option<Tensor<2>> {
         let positions: Vec<usize> = segments.iter().flat_map(|s| s.start..s.start + s.tokens.len()).collect();
         let batch = Batch {
@@ -65,9 +65,7 @@ impl Transformer {
         let mut last = Vec::new();
         for segment in segments {
             row += segment.tokens.len();
-            if segment.logits {
-                last.push(row as i32 - 1);
-            }
+            last.extend((row - segment.wanted()..row).map(|row| row as i32));
         }
         if last.is_empty() {
             return None;

@@ -84,6 +84,8 @@ pub struct Settings {
     pub rows: usize,
     /// Blocks the model was loaded with.
     pub kv_blocks: usize,
+    /// Whether tokens are drafted where the text repeats itself.
+    pub speculate: bool,
 }
 
 impl Settings {

@@ -18,6 +18,7 @@ const NAME: &str = "chat_template";
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     bos: String,
     eos: String,
 }
@@ -50,28 +51,49 @@ impl ChatTemplate {
         });
         environment.add_function("strftime_now", |format: String| super::clock::format(&format, unix_now()));
         environment.add_filter("tojson", tojson);
-        environment.add_template_owned(NAME, source)?;
-        Ok(Self { environment, bos, eos })
+        environment.add_template_owned(NAME, source.clone())?;
+        Ok(Self { environment, source, bos, eos })
     }
 
     /// The prompt's text, ready for the model's answer.
     pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
-        self.run(Value::from(Serde(messages)))
+        self.run(Value::from(Serde(messages)), &[], None)
+    }
+
+    /// The template itself.
+    pub fn source(&self) -> &str {
+        &self.source
     }
 
     /// The ids of the prompt, ready for the model's answer. Control tokens spelled out in a message are plain text:
     /// only the template opens and closes turns.
     pub fn encode(&self, tokenizer: &Tokenizer, messages: &[Message]) -> Result<Vec<u32>, TemplateError> {
+        self.encode_with(tokenizer, messages, &[], None)
+    }
+
+    /// As [`Self::encode`], with tools, and whether the model is to reason, for templates that know of them.
+    pub fn encode_with(
+        &self,
+        tokenizer: &Tokenizer,
+        messages: &[Message],
+        tools: &[serde_json::Value],
+        thinking: Option<bool>,
+    ) -> Result<Vec<u32>, TemplateError> {
         let mut messages = serde_json::to_value(messages).map_err(|e| TemplateError(e.to_string()))?;
         let mut texts = Vec::new();
         collect(&messages, &mut texts);
         let shield = special::shield_for(texts.iter().map(String::as_str));
         shield_all(&mut messages, &|text| tokenizer.specials().shielded(text, shield).into_owned());
-        let text = self.run(Value::from(Serde(&messages)))?;
+        let text = self.run(Value::from(Serde(&messages)), tools, thinking)?;
         Ok(tokenizer.encode_shielded(&text, Some(shield)))
     }
 
-    fn run(&self, messages: Value) -> Result<String, TemplateError> {
+    fn run(
+        &self,
+        messages: Value,
+        tools: &[serde_json::Value],
+        thinking: Option<bool>,
+    ) -> Result<String, TemplateError> {
         let refused = |e: Error| TemplateError(e.detail().map_or_else(|| e.to_string(), str::to_owned));
         let template = self.environment.get_template(NAME).map_err(refused)?;
         let none = Value::from(());
@@ -81,7 +103,9 @@ impl ChatTemplate {
                 add_generation_prompt => true,
                 bos_token => self.bos.clone(),
                 eos_token => self.eos.clone(),
-                tools => none.clone(),
+                tools => if tools.is_empty() { none.clone() } else { Value::from(Serde(tools)) },
+                thinking => thinking.map_or(Value::UNDEFINED, Value::from),
+                enable_thinking => thinking.map_or(Value::UNDEFINED, Value::from),
                 documents => none,
             })
             .map_err(refused)

@@ -168,6 +168,11 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
+    /// The tokens at which generation ends.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// The bytes a token stands for; control tokens and unknown ids stand for none.
     pub fn bytes(&self, id: u32) -> &[u8] {
         match self.starts.get(id as usize..).and_then(|s| s.get(..2)) {

@@ -59,7 +59,7 @@ impl Node {
                 let kv_blocks = 2 * 8192 / BLOCK_TOKENS;
                 let loaded = load_gguf(&model_file(), &DeviceChoice::Cpu, kv_blocks, &|_, _| {}).unwrap();
                 let (node, model) = (at.grpc.to_string(), MODEL.to_string());
-                let settings = Settings { node, model, slots, queue, rows: 64, kv_blocks };
+                let settings = Settings { node, model, slots, queue, rows: 64, kv_blocks, speculate: true };
                 let server = Server::start(doors, loaded, settings).unwrap();
                 ready.send(at).unwrap();
                 server.run(std::future::pending(), Duration::ZERO).await;
@@ -123,6 +123,11 @@ pub fn chat(prompt: &str) -> ChatRequest {
         top_p: 1.0,
         stop: Vec::new(),
         seed: None,
+        sampling: Default::default(),
+        tools: Vec::new(),
+        tool_choice: Default::default(),
+        response_format: Default::default(),
+        thinking: None,
         user_id: None,
         stream: true,
         stream_options: None,
