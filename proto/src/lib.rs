@@ -6,6 +6,12 @@ pub mod v1 {
     tonic::include_proto!("littoral.v1");
 }
 
+/// gRPC's own health checking protocol.
+pub mod health {
+    #![allow(clippy::all)]
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// Largest message either side accepts, bytes: the largest request body (8 MiB by default, 64 MiB at most)
 /// grows by less than its own size when it becomes canonical JSON.
 pub const MAX_MESSAGE_BYTES: usize = 128 << 20;

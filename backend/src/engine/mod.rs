@@ -19,7 +19,7 @@ mod writer;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -82,16 +82,23 @@ struct Load {
     running: AtomicUsize,
     waiting: AtomicUsize,
     free_blocks: AtomicUsize,
+    cached_blocks: AtomicUsize,
+    /// Bits of an f64.
+    tokens_per_second: AtomicU64,
     draining: AtomicBool,
 }
 
 /// See [`Engine::load`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Snapshot {
     pub running: usize,
     pub waiting: usize,
     /// Blocks that no sequence owns.
     pub free_blocks: usize,
+    /// Of those, the ones whose content a prompt may begin with.
+    pub cached_blocks: usize,
+    /// Tokens generated in a second of computing, of late; 0 while nothing runs.
+    pub tokens_per_second: f64,
     pub draining: bool,
 }
 
@@ -151,11 +158,13 @@ impl Engine {
     }
 
     pub fn load(&self) -> Snapshot {
-        let Load { running, waiting, free_blocks, draining } = &*self.load;
+        let Load { running, waiting, free_blocks, cached_blocks, tokens_per_second, draining } = &*self.load;
         Snapshot {
             running: running.load(Ordering::Relaxed),
             waiting: waiting.load(Ordering::Relaxed),
             free_blocks: free_blocks.load(Ordering::Relaxed),
+            cached_blocks: cached_blocks.load(Ordering::Relaxed),
+            tokens_per_second: f64::from_bits(tokens_per_second.load(Ordering::Relaxed)),
             draining: draining.load(Ordering::Relaxed),
         }
     }

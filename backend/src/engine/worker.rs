@@ -67,6 +67,8 @@ pub(super) struct Worker<M> {
     metrics: Arc<Metrics>,
     scratch: Scratch,
     next_id: u64,
+    /// Tokens a second of the steps of late.
+    speed: f64,
     /// Steps in a row in which the device failed.
     failures: u32,
 }
@@ -97,6 +99,7 @@ impl<M: Step> Worker<M> {
             metrics,
             scratch: Scratch::default(),
             next_id: 0,
+            speed: 0.0,
             failures: 0,
         }
     }
@@ -319,6 +322,8 @@ impl<M: Step> Worker<M> {
                 self.pace.observe(writing, reading, took.as_secs_f64());
                 let mut said = Vec::with_capacity(plan.len());
                 plan.iter().zip(logits).for_each(|(rows, logits)| self.take_in(rows, logits, &mut said));
+                let speed = said.len() as f64 / took.as_secs_f64().max(1e-9);
+                self.speed = if self.speed == 0.0 { speed } else { 0.9 * self.speed + 0.1 * speed };
                 if !said.is_empty() {
                     self.note(Note::Tokens(said));
                 }
@@ -433,6 +438,9 @@ impl<M: Step> Worker<M> {
         load.running.store(scheduler.running(), Ordering::Relaxed);
         load.waiting.store(scheduler.waiting(), Ordering::Relaxed);
         load.free_blocks.store(scheduler.pool().available(), Ordering::Relaxed);
+        load.cached_blocks.store(scheduler.pool().kept(), Ordering::Relaxed);
+        let speed = if scheduler.running() > 0 { self.speed } else { 0.0 };
+        load.tokens_per_second.store(speed.to_bits(), Ordering::Relaxed);
         self.metrics.running.set(scheduler.running() as f64);
         self.metrics.waiting.set(scheduler.waiting() as f64);
         self.metrics.blocks_used.set(scheduler.pool().used() as f64);

@@ -165,7 +165,7 @@ impl Writer {
     fn close(&mut self, id: RequestId, end: End) {
         let Some(request) = self.requests.remove(&id) else { return };
         self.metrics.outcome(end.name());
-        let open = &request.open;
+        let open = request.open;
         let since = |at: Option<Instant>| at.map(|at| (at - open.received).as_millis() as u64);
         tracing::info!(
             request_id = open.request_id,
@@ -178,5 +178,6 @@ impl Writer {
             total_ms = since(Some(Instant::now())),
             "answered"
         );
+        drop(open.permit);
     }
 }

@@ -291,30 +291,3 @@ fn two_sequences_take_turns_token_by_token() {
         assert_eq!(ids, [1, 2].into());
     }
 }
-
-/// Run with `cargo test --release -p littoral-node --lib schedule -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn microseconds_a_step_with_256_running() {
-    let limits = Limits { slots: 256, queue: 256, rows: 512, blocks: 256 * 70, block_tokens: 16, context: 8192 };
-    let mut bench = Bench::new(limits);
-    for id in 0..400 {
-        bench.own(id, &format!("user {}", id % 40), 100 + id as usize % 16).unwrap();
-    }
-    while bench.step_with(512, |_| ALL).rows.len() < 256 {}
-    const STEPS: u32 = 500;
-    let mut spent = std::time::Duration::ZERO;
-    for _ in 0..STEPS {
-        let began = std::time::Instant::now();
-        let plan = bench.scheduler.plan(512, |_| ALL);
-        spent += began.elapsed();
-        for rows in &plan.rows {
-            let tokens = bench.tokens.get_mut(&rows.id).unwrap();
-            tokens.extend(rows.last.then_some(7));
-            let began = std::time::Instant::now();
-            bench.scheduler.advance(rows, rows.count, tokens);
-            spent += began.elapsed();
-        }
-    }
-    println!("{:.1} us a step with {} running", (spent / STEPS).as_secs_f64() * 1e6, bench.scheduler.running());
-}

@@ -1,6 +1,7 @@
 //! The node's doors: gRPC for edges, metrics, and the side-door for hosts that cannot speak gRPC.
 
 mod grpc;
+mod health;
 mod metrics;
 mod node;
 mod side_door;

@@ -272,6 +272,9 @@ impl Node {
             slots: self.engine.limits().slots as u32,
             free_blocks: load.free_blocks as u64,
             draining: load.draining,
+            blocks: self.engine.limits().blocks as u64,
+            cached_blocks: load.cached_blocks as u64,
+            tokens_per_second: load.tokens_per_second,
         }
     }
 
