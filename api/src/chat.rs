@@ -4,6 +4,7 @@
 //! choice; `usage` in the finish chunk whether asked for or not; `[DONE]` after success and never after an error.
 
 mod document;
+mod logprobs;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ use littoral_proto::v1::{Delta, Event, ToolCallFragment, Usage, delta::Part, eve
 
 use crate::{DONE, error};
 use document::Choice;
+use logprobs::Logprobs;
 
 /// What every chunk of an answer repeats.
 #[derive(Debug, Clone)]
@@ -105,6 +107,9 @@ impl Renderer {
 
     fn collect(&mut self, delta: &Delta) {
         let choice = self.choice(delta.choice);
+        if !delta.logprobs.is_empty() {
+            choice.logprobs.get_or_insert_default().extend(&delta.logprobs);
+        }
         match &delta.part {
             None => {}
             Some(Part::Text(text)) => choice.content.push_str(text),
@@ -113,12 +118,15 @@ impl Renderer {
         }
     }
 
-    /// One chunk for a delta; none for a delta whose text is still held back.
+    /// One chunk for a delta; none for a delta whose text is still held back and that has nothing else to say.
     fn chunk(&mut self, delta: &Delta, out: &mut BytesMut) {
-        match &delta.part {
-            None => return,
-            Some(Part::Text(text) | Part::Reasoning(text)) if text.is_empty() => return,
-            Some(_) => {}
+        let silent = match &delta.part {
+            None => true,
+            Some(Part::Text(text) | Part::Reasoning(text)) => text.is_empty(),
+            Some(Part::ToolCall(_)) => false,
+        };
+        if silent && delta.logprobs.is_empty() {
+            return;
         }
         let role = if std::mem::replace(&mut self.choice(delta.choice).opened, true) { "" } else { ROLE };
         out.reserve(self.before.len() + self.after.len() + 128);
@@ -127,12 +135,19 @@ impl Renderer {
         out.put_slice(b",\"delta\":{");
         out.put_slice(role.as_bytes());
         match &delta.part {
-            None => {}
+            None => field(out, "\"content\":", ""),
             Some(Part::Text(text)) => field(out, "\"content\":", text),
             Some(Part::Reasoning(text)) => field(out, "\"reasoning_content\":", text),
             Some(Part::ToolCall(fragment)) => tool_call(out, fragment),
         }
-        out.put_slice(self.after.as_bytes());
+        if delta.logprobs.is_empty() {
+            return out.put_slice(self.after.as_bytes());
+        }
+        let mut logprobs = Logprobs::default();
+        logprobs.extend(&delta.logprobs);
+        out.put_slice(b"},\"logprobs\":");
+        serde_json::to_writer(out.writer(), &logprobs).expect("a buffer in memory takes every write");
+        out.put_slice(self.after.strip_prefix(NO_LOGPROBS).unwrap_or(self.after).as_bytes());
     }
 
     /// The finish chunk of each choice, the last one with the usage; then what ends the stream.
@@ -168,6 +183,8 @@ impl Renderer {
 
 const ROLE: &str = "\"role\":\"assistant\",";
 const CHOICE_START: &str = ",\"choices\":[{\"index\":";
+/// What the end of a chunk begins with.
+const NO_LOGPROBS: &str = "},\"logprobs\":null";
 const AFTER: &str = "},\"logprobs\":null,\"finish_reason\":null}]}\n\n";
 /// A client that asks for usage is promised the field in every chunk.
 const AFTER_WITH_USAGE: &str = "},\"logprobs\":null,\"finish_reason\":null}],\"usage\":null}\n\n";

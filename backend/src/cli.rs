@@ -73,9 +73,19 @@ pub struct Serve {
     /// Tokens one step computes at most: more reads prompts faster and lets running answers wait longer.
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub step_tokens: usize,
+    /// Draft tokens where the text repeats itself: answers stay the same and come faster.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub speculate: Speculate,
     /// After SIGINT or SIGTERM, seconds that running answers get to end.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Speculate {
+    /// As long as drafts are right often enough.
+    Auto,
+    Off,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,12 @@ pub mod v1 {
     tonic::include_proto!("littoral.v1");
 }
 
+/// gRPC's own health checking protocol.
+pub mod health {
+    #![allow(clippy::all)]
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// Largest message either side accepts, bytes: the largest request body (8 MiB by default, 64 MiB at most)
 /// grows by less than its own size when it becomes canonical JSON.
 pub const MAX_MESSAGE_BYTES: usize = 128 << 20;
@@ -16,4 +22,6 @@ pub mod finish {
     pub const STOP: &str = "stop";
     /// `max_tokens` or the context length was reached.
     pub const LENGTH: &str = "length";
+    /// The model ended its turn with calls of tools.
+    pub const TOOL_CALLS: &str = "tool_calls";
 }

@@ -173,7 +173,7 @@ async fn requests_that_cannot_be_understood_are_explained() {
         (with("stop", json!({"a": 1})), Some("stop"), "stop"),
         (with("stream", json!("yes")), Some("stream"), "stream"),
         (with("seed", json!("s")), Some("seed"), "seed"),
-        (with("n", json!(2)), Some("n"), "choice"),
+        (with("n", json!(17)), Some("n"), "1..16"),
         (with("user_id", json!("u".repeat(513))), Some("user_id"), "user_id"),
         (with("tools", json!([{"type": "function"}])), Some("tools"), "tools"),
     ];

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use littoral_proto::{finish, v1};
 use serde::Serialize;
 
-use super::Head;
+use super::{Head, logprobs::Logprobs};
 
 /// What has come of one choice.
 #[derive(Debug, Default)]
@@ -15,6 +15,7 @@ pub(super) struct Choice {
     pub content: String,
     pub reasoning: String,
     pub tool_calls: Vec<ToolCall>,
+    pub logprobs: Option<Logprobs>,
     pub reason: Option<String>,
 }
 
@@ -97,7 +98,7 @@ struct Document<'a> {
 struct Rendered<'a> {
     index: u32,
     message: Message<'a>,
-    logprobs: Option<()>,
+    logprobs: Option<&'a Logprobs>,
     finish_reason: &'a str,
 }
 
@@ -120,7 +121,7 @@ pub(super) fn render(head: &Head, choices: &[Choice], usage: &v1::Usage) -> Byte
             reasoning_content: &choice.reasoning,
             tool_calls: &choice.tool_calls,
         },
-        logprobs: None,
+        logprobs: choice.logprobs.as_ref(),
         finish_reason: choice.reason.as_deref().unwrap_or(finish::STOP),
     });
     let document = Document {

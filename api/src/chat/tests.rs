@@ -149,6 +149,57 @@ fn a_document_byte_by_byte() {
 }
 
 #[test]
+fn log_probabilities_come_with_their_token_and_are_collected() {
+    let top = v1::TopLogprob { token_id: 2, token: vec![0xe4, 0xb8].into(), logprob: f32::NEG_INFINITY };
+    let logprob = v1::Logprob { token_id: 1, token: b"Hi".to_vec().into(), logprob: -0.5, top: vec![top] };
+    let delta = |text: &str| Delta {
+        token_ids: vec![1],
+        part: Some(Part::Text(text.into())),
+        logprobs: vec![logprob.clone()],
+        ..Delta::default()
+    };
+    let [finished, usage] = ending();
+    let events = [event(Kind::Delta(delta("Hi"))), event(Kind::Delta(delta(""))), finished, usage];
+    let token = "{\"token\":\"Hi\",\"logprob\":-0.5,\"bytes\":[72,105],\"top_logprobs\":[{\"token\":\"\u{fffd}\",\"logprob\":-9999.0,\"bytes\":[228,184]}]}";
+    let (_, out) = render(head(true, false), &events);
+    assert!(
+        out.contains(&format!("\"content\":\"Hi\"}},\"logprobs\":{{\"content\":[{token}]}},\"finish_reason\":null")),
+        "{out}"
+    );
+    assert!(
+        out.contains(&format!("{{\"content\":\"\"}},\"logprobs\":{{\"content\":[{token}]}}")),
+        "held back text: {out}"
+    );
+    let (renderer, _) = render(head(false, false), &events);
+    let document = String::from_utf8(renderer.document().1.to_vec()).unwrap();
+    assert!(document.contains(&format!("\"logprobs\":{{\"content\":[{token},{token}]}}")), "{document}");
+}
+
+#[test]
+fn several_answers_have_their_own_chunks_and_finish() {
+    let delta = |choice, text: &str| {
+        event(Kind::Delta(Delta { choice, part: Some(Part::Text(text.into())), ..Delta::default() }))
+    };
+    let finished = |choice, reason: &str| event(Kind::Finished(Finished { choice, reason: reason.into() }));
+    let [_, usage] = ending();
+    let events = [delta(0, "a"), delta(1, "b"), finished(1, "length"), delta(0, "c"), finished(0, "stop"), usage];
+    let (_, out) = render(head(true, false), &events);
+    let choices: Vec<&str> = out.lines().filter_map(|l| Some(l.split_once("\"choices\":[")?.1)).collect();
+    assert!(choices[1].starts_with("{\"index\":1,\"delta\":{\"role\":\"assistant\",\"content\":\"b\"}"), "{out}");
+    assert!(
+        choices[3].contains("\"index\":0") && choices[3].contains("\"stop\"") && choices[3].contains("\"usage\":null")
+    );
+    assert!(
+        choices[4].contains("\"index\":1") && choices[4].contains("\"length\"") && choices[4].contains("prompt_tokens")
+    );
+    let (renderer, _) = render(head(false, false), &events);
+    let document: serde_json::Value = serde_json::from_slice(&renderer.document().1).unwrap();
+    assert_eq!(document["choices"][0]["message"]["content"], "ac");
+    assert_eq!(document["choices"][1]["message"]["content"], "b");
+    assert_eq!(document["choices"][1]["finish_reason"], "length");
+}
+
+#[test]
 fn an_error_ends_the_stream_without_done() {
     let error = event(Kind::Error(v1::Error { code: "internal_error".into(), message: "oh".into(), retryable: true }));
     let object = r#"{"error":{"message":"oh","type":"server_error","param":null,"code":"internal_error"}}"#;

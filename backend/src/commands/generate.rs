@@ -10,9 +10,9 @@ use std::{
 use anyhow::{Context, bail};
 use littoral_core::chat::Message;
 use littoral_node::{
-    engine::stop::StopMatcher,
+    engine::StopMatcher,
     model::{self, BLOCK_TOKENS, Logits, Model, Segment},
-    sample::{Sampler, Scratch},
+    sample::{Sampler, Sampling, Scratch},
     text::{ChatTemplate, Detokenizer, Tokenizer},
 };
 use safetensors::{Dtype, tensor::TensorView};
@@ -84,7 +84,7 @@ pub fn run(options: Generate) -> anyhow::Result<()> {
         dump(path, dumped, prompt.len())?;
     }
     let first = Instant::now();
-    let mut answer = Answer::new(&options, loaded.tokenizer.clone());
+    let mut answer = Answer::new(&options, loaded.tokenizer.clone(), &prompt);
     let finish_reason = answer.generate(&mut run, &options, prompt.len(), room, logits)?;
     let seconds = first.elapsed().as_secs_f64();
     let usage = Usage { prompt_tokens: prompt.len(), completion_tokens: answer.tokens.len() };
@@ -175,16 +175,17 @@ struct Answer {
 }
 
 impl Answer {
-    fn new(options: &Generate, tokenizer: Option<Arc<Tokenizer>>) -> Self {
+    fn new(options: &Generate, tokenizer: Option<Arc<Tokenizer>>, prompt: &[u32]) -> Self {
         let text =
             |tokenizer: &Arc<Tokenizer>| (Detokenizer::new(tokenizer.clone()), StopMatcher::new(options.stop.clone()));
+        let sampling = Sampling {
+            temperature: options.temperature,
+            top_p: options.top_p,
+            seed: options.seed.map_or_else(rand::random, i64::cast_unsigned),
+            ..Sampling::default()
+        };
         Self {
-            sampler: Sampler {
-                temperature: options.temperature,
-                top_p: options.top_p,
-                seed: options.seed.map_or_else(rand::random, i64::cast_unsigned),
-                choice: 0,
-            },
+            sampler: Sampler::new(Arc::new(sampling), 0, prompt),
             text: tokenizer.as_ref().map(text),
             tokenizer,
             print: !options.json,
@@ -203,12 +204,13 @@ impl Answer {
         room: usize,
         mut logits: Vec<f32>,
     ) -> anyhow::Result<&'static str> {
-        let mut scratch = Scratch::new();
+        let mut scratch = Scratch::default();
         loop {
             if self.tokens.len() == options.max_tokens as usize {
                 return self.end("length");
             }
-            let id = self.sampler.pick(&logits, self.tokens.len() as u32, &mut scratch)?;
+            let id = self.sampler.pick(&logits, None, &mut scratch)?.id;
+            self.sampler.accept(id);
             if let (Some(top), Some(steps)) = (options.logprobs, &mut self.steps) {
                 let step = step(&logits, id, top.into(), self.tokenizer.as_deref());
                 if self.print {

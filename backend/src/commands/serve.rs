@@ -10,7 +10,7 @@ use littoral_node::{
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{bytes, count, load, locate, model_name};
-use crate::cli::Serve;
+use crate::cli::{Serve, Speculate};
 
 pub fn run(options: Serve) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -43,6 +43,7 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
         queue: options.queue.into(),
         rows: options.step_tokens,
         kv_blocks,
+        speculate: options.speculate == Speculate::Auto,
     };
     let server = Server::start(doors, chat, settings.clone())?;
     announce(&server, &settings, &addresses)?;

@@ -4,7 +4,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering, fence},
+        atomic::{AtomicBool, AtomicUsize, Ordering, fence},
         mpsc::Sender,
     },
     task::{Context, Poll, ready},
@@ -17,46 +17,58 @@ use tokio::sync::mpsc;
 
 use super::worker::Command;
 
-/// Events on their way at most. A reader slower than that pauses its own sequence and no other.
-const CAPACITY: usize = 32;
-/// Events one step can add (a delta, the finish, the usage) and one that an error later needs.
-const ROOM: usize = 4;
+/// A reader with so many events before it pauses its own sequence and no other. A few more may come: those of tokens
+/// that were drawn before it was seen, and what ends the answer.
+const CAPACITY: usize = 24;
 
 /// The engine's end.
 #[derive(Debug)]
 pub struct Outlet {
-    events: mpsc::Sender<Event>,
+    events: mpsc::UnboundedSender<Event>,
+    queued: Arc<AtomicUsize>,
     stalled: Arc<AtomicBool>,
+}
+
+/// The engine's life: it ends when no handle on it and no reader is left.
+#[derive(Debug)]
+pub struct Life(pub Sender<Command>);
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        // A thread that has ended needs no order.
+        let _ = self.0.send(Command::Stop);
+    }
 }
 
 /// The reader's end: a stream that ends with `usage` or `error`. Dropping it cancels the generation before its next
 /// token.
 #[derive(Debug)]
 pub struct Events {
-    events: mpsc::Receiver<Event>,
+    events: mpsc::UnboundedReceiver<Event>,
+    queued: Arc<AtomicUsize>,
     stalled: Arc<AtomicBool>,
-    engine: Option<Sender<Command>>,
+    engine: Option<Arc<Life>>,
     complete: bool,
 }
 
 /// A way for events; `engine` is woken when the reader has made room or has gone.
-pub fn way(engine: Sender<Command>) -> (Outlet, Events) {
-    let (sender, receiver) = mpsc::channel(CAPACITY);
-    let stalled = Arc::new(AtomicBool::new(false));
-    let outlet = Outlet { events: sender, stalled: stalled.clone() };
-    (outlet, Events { events: receiver, stalled, engine: Some(engine), complete: false })
+pub fn way(engine: Arc<Life>) -> (Outlet, Events) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let (queued, stalled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+    let outlet = Outlet { events: sender, queued: queued.clone(), stalled: stalled.clone() };
+    (outlet, Events { events: receiver, queued, stalled, engine: Some(engine), complete: false })
 }
 
 impl Outlet {
     /// Whether a step may be run for this reader. When not, the reader wakes the engine once it has made room.
     pub fn has_room(&self) -> bool {
-        if self.events.capacity() >= ROOM {
+        if self.queued.load(Ordering::SeqCst) < CAPACITY {
             return true;
         }
         // The flag first, then a second look: the reader makes room first, then looks at the flag. One of the two sees.
         self.stalled.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        self.events.capacity() >= ROOM
+        self.queued.load(Ordering::SeqCst) < CAPACITY
     }
 
     /// Whether the reader has gone.
@@ -64,20 +76,20 @@ impl Outlet {
         self.events.is_closed()
     }
 
-    /// Sends an event. There is room for it by [`Self::has_room`]; a reader that has gone needs none.
+    /// Sends an event; a reader that has gone needs none.
     pub fn send(&self, kind: Kind) {
-        let sent = self.events.try_send(Event { kind: Some(kind) });
-        debug_assert!(!matches!(sent, Err(mpsc::error::TrySendError::Full(_))), "an event for which no room was left");
+        self.queued.fetch_add(1, Ordering::SeqCst);
+        let _ = self.events.send(Event { kind: Some(kind) });
     }
 }
 
 impl Events {
     /// A stream of one error.
     pub fn failed(error: Error) -> Self {
-        let (sender, events) = mpsc::channel(1);
-        // A new channel of one place takes one event.
-        let _ = sender.try_send(Event { kind: Some(Kind::Error(error)) });
-        Self { events, stalled: Arc::default(), engine: None, complete: false }
+        let (sender, events) = mpsc::unbounded_channel();
+        let outlet = Outlet { events: sender, queued: Arc::default(), stalled: Arc::default() };
+        outlet.send(Kind::Error(error));
+        Self { events, queued: outlet.queued, stalled: outlet.stalled, engine: None, complete: false }
     }
 
     /// The next event; None after the last.
@@ -88,7 +100,7 @@ impl Events {
     fn wake(&self) {
         if let Some(engine) = &self.engine {
             // An engine that has stopped needs no waking.
-            let _ = engine.send(Command::Wake);
+            let _ = engine.0.send(Command::Wake);
         }
     }
 }
@@ -100,7 +112,13 @@ impl Stream for Events {
         if self.complete {
             return Poll::Ready(None);
         }
-        let event = ready!(self.events.poll_recv(context)).unwrap_or_else(engine_gone);
+        let event = match ready!(self.events.poll_recv(context)) {
+            Some(event) => {
+                self.queued.fetch_sub(1, Ordering::SeqCst);
+                event
+            }
+            None => engine_gone(),
+        };
         self.complete = matches!(event.kind, Some(Kind::Usage(_) | Kind::Error(_)));
         fence(Ordering::SeqCst);
         if self.stalled.load(Ordering::SeqCst) && self.stalled.swap(false, Ordering::SeqCst) {

@@ -15,16 +15,26 @@ pub struct Metrics {
     pub running: Gauge,
     pub waiting: Gauge,
     pub blocks_used: Gauge,
+    /// Blocks without an owner that a prompt may begin with.
+    pub blocks_kept: Gauge,
     pub blocks: Gauge,
+    /// Prompt tokens that were found in the prefix cache.
+    pub prompt_cache_hits: Counter,
+    /// Times a sequence lost its slot.
+    pub preemptions: Counter,
+    /// Tokens that were drafted, and those of them that were right.
+    pub drafted: Counter,
+    pub accepted: Counter,
     pub prompt_tokens: Counter,
     pub completion_tokens: Counter,
     outcomes: Vec<(&'static str, Counter)>,
 }
 
 /// Every way a request can end.
-const OUTCOMES: [&str; 9] = [
+const OUTCOMES: [&str; 10] = [
     "stop",
     "length",
+    "tool_calls",
     "cancelled",
     "invalid_request_error",
     "context_length_exceeded",
@@ -54,7 +64,12 @@ impl Metrics {
             running: gauge!("littoral_node_running"),
             waiting: gauge!("littoral_node_queued"),
             blocks_used: gauge!("littoral_node_kv_blocks_used"),
+            blocks_kept: gauge!("littoral_node_kv_blocks_kept"),
             blocks: gauge!("littoral_node_kv_blocks"),
+            prompt_cache_hits: counter!("littoral_node_prompt_cache_hit_tokens_total"),
+            preemptions: counter!("littoral_node_preemptions_total"),
+            drafted: counter!("littoral_node_draft_tokens_total"),
+            accepted: counter!("littoral_node_accepted_draft_tokens_total"),
             prompt_tokens: counter!("littoral_node_prompt_tokens_total"),
             completion_tokens: counter!("littoral_node_completion_tokens_total"),
             outcomes: OUTCOMES.map(|o| (o, counter!("littoral_node_requests_total", "outcome" => o))).into(),

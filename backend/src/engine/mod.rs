@@ -1,21 +1,25 @@
-//! The engine: one thread that owns the model and runs the scheduler's steps.
+//! The engine: one thread that owns the model and runs the scheduler's steps, and one that makes text and events of
+//! their tokens while the next step runs.
 //!
 //! Jobs come in over a channel, events leave by one bounded channel a request. A reader that is slow pauses its own
 //! sequence; one that is gone ends it before its next token. What the engine does not do: parse requests, tokenise
 //! prompts, wait for sockets.
 
 mod events;
+mod job;
 mod metrics;
 mod sequence;
-pub mod stop;
+mod stop;
 #[cfg(test)]
 mod tests;
+mod voice;
 mod worker;
+mod writer;
 
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -25,19 +29,31 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use events::{Events, Outlet};
+pub use job::{Choice, Constraint, End, Job, Spelling};
 pub use metrics::{BATCH, Metrics, SECONDS, SEQUENCES};
-pub use sequence::{End, Job, Spelling};
+pub use sequence::end_of;
 pub use stop::StopMatcher;
+pub use voice::{Said, Speech, Voice};
 
 use crate::{
+    grammar::Masker,
     model::{Model, Segment, StepError},
     schedule::{Limits, Refused},
 };
-use worker::{Command, Worker};
+use events::Life;
+use worker::{Command, Wires, Worker};
+use writer::Writer;
+
+/// Requests that are prepared beyond those that run and wait: one of them may belong to a user with a better claim to a
+/// place in a full queue.
+const PREPARING: usize = 4;
+
+/// What was computed and is not yet text, steps at most: then the engine waits.
+const STEPS_BEHIND: usize = 4;
 
 /// What the engine asks of a model.
 pub trait Step: Send + 'static {
-    /// Runs all rows of all segments; per segment the logits after its last token, if asked.
+    /// Runs all rows of all segments; per segment the logits that were asked for, one row after the other.
     fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError>;
 }
 
@@ -50,7 +66,7 @@ impl Step for Model {
 /// A handle on the engine; clones are handles on the same one.
 #[derive(Clone)]
 pub struct Engine {
-    commands: mpsc::Sender<Command>,
+    life: Arc<Life>,
     /// One for each request that runs, waits or is being prepared.
     permits: Arc<Semaphore>,
     load: Arc<Load>,
@@ -66,16 +82,23 @@ struct Load {
     running: AtomicUsize,
     waiting: AtomicUsize,
     free_blocks: AtomicUsize,
+    cached_blocks: AtomicUsize,
+    /// Bits of an f64.
+    tokens_per_second: AtomicU64,
     draining: AtomicBool,
 }
 
 /// See [`Engine::load`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Snapshot {
     pub running: usize,
     pub waiting: usize,
     /// Blocks that no sequence owns.
     pub free_blocks: usize,
+    /// Of those, the ones whose content a prompt may begin with.
+    pub cached_blocks: usize,
+    /// Tokens generated in a second of computing, of late; 0 while nothing runs.
+    pub tokens_per_second: f64,
     pub draining: bool,
 }
 
@@ -100,13 +123,21 @@ impl Engine {
         let load = Arc::new(Load::default());
         load.free_blocks.store(limits.blocks, Ordering::Relaxed);
         let (end, ended) = watch::channel(false);
-        let worker = Worker::new(model, limits, inbox, load.clone(), metrics.clone());
+        let (notes, said) = mpsc::sync_channel(STEPS_BEHIND);
+        let writer = Writer::new(said, commands.clone(), metrics.clone());
+        let masker = Masker::start()?;
+        let wires = Wires { inbox, writer: notes, masker, load: load.clone(), metrics: metrics.clone() };
+        let worker = Worker::new(model, limits, wires);
+        let writer = thread::Builder::new().name("writer".into()).spawn(move || writer.run())?;
         thread::Builder::new().name("engine".into()).spawn(move || {
             worker.run();
+            if writer.join().is_err() {
+                tracing::error!("the writer's thread panicked");
+            }
             end.send_replace(true);
         })?;
-        let permits = Arc::new(Semaphore::new(limits.slots + limits.queue));
-        Ok(Self { commands, permits, load, limits, metrics, ended })
+        let permits = Arc::new(Semaphore::new(limits.slots + limits.queue + PREPARING));
+        Ok(Self { life: Arc::new(Life(commands)), permits, load, limits, metrics, ended })
     }
 
     /// Asks for the right to submit a job, before any work is spent on it.
@@ -120,18 +151,20 @@ impl Engine {
 
     /// Submits a job; its events follow, the last of them `usage` or `error`.
     pub fn submit(&self, admission: Admission, job: Job) -> Events {
-        let (outlet, events) = events::way(self.commands.clone());
+        let (outlet, events) = events::way(self.life.clone());
         // A thread that has ended drops the job, and the events say so.
-        let _ = self.commands.send(Command::Run(Box::new(job), outlet, admission.0));
+        let _ = self.life.0.send(Command::Run(Box::new(job), outlet, admission.0));
         events
     }
 
     pub fn load(&self) -> Snapshot {
-        let Load { running, waiting, free_blocks, draining } = &*self.load;
+        let Load { running, waiting, free_blocks, cached_blocks, tokens_per_second, draining } = &*self.load;
         Snapshot {
             running: running.load(Ordering::Relaxed),
             waiting: waiting.load(Ordering::Relaxed),
             free_blocks: free_blocks.load(Ordering::Relaxed),
+            cached_blocks: cached_blocks.load(Ordering::Relaxed),
+            tokens_per_second: f64::from_bits(tokens_per_second.load(Ordering::Relaxed)),
             draining: draining.load(Ordering::Relaxed),
         }
     }
@@ -148,9 +181,9 @@ impl Engine {
     /// that are cut off are told so. True when none was.
     pub async fn drain(&self, patience: Duration) -> bool {
         self.load.draining.store(true, Ordering::Relaxed);
-        let all = (self.limits.slots + self.limits.queue) as u32;
+        let all = (self.limits.slots + self.limits.queue + PREPARING) as u32;
         let done = tokio::time::timeout(patience, self.permits.acquire_many(all)).await.is_ok();
-        let _ = self.commands.send(Command::Stop);
+        let _ = self.life.0.send(Command::Stop);
         self.ended().await;
         done
     }

@@ -1,201 +1,153 @@
-//! One answer in the making: its tokens, its text, its end.
+//! One answer in the making, as the engine's thread sees it: its tokens, and how the next ones are drawn.
 
-use std::time::Instant;
+use std::sync::Arc;
 
-use littoral_proto::{
-    finish,
-    v1::{Delta, Error, Finished, Started, Usage, delta::Part, event::Kind},
-};
-use tokio::sync::OwnedSemaphorePermit;
+use littoral_proto::finish;
 
-use super::{Outlet, stop::StopMatcher};
+use super::{job::Constraint, voice::Said, writer::RequestId};
 use crate::{
-    sample::{SampleError, Sampler, Scratch},
-    schedule::Id,
+    grammar::{Grammar, GrammarError, Masker, Pending},
+    sample::{Mask, SampleError, Sampler, Scratch},
+    speculate::Lookup,
 };
 
-/// Ids to text, for one answer. [`crate::text::Detokenizer`] with its tokenizer is one.
-pub trait Spelling: Send {
-    /// Takes the next token; the text that is complete now, if any.
-    fn push(&mut self, id: u32) -> Option<String>;
-    /// What is left at the end.
-    fn finish(&mut self) -> Option<String>;
-    /// Whether the answer ends at this token, which has no text.
-    fn is_end(&self, id: u32) -> bool;
-}
-
-/// A request that is ready to run: checked and tokenised.
-pub struct Job {
-    /// For the log.
-    pub request_id: String,
-    /// Name of this node, for `started`.
-    pub node: String,
-    pub prompt: Vec<u32>,
-    /// Tokens of the answer that the client already has.
-    pub resumed: Vec<u32>,
-    /// Longest answer, tokens, those already sent included; at least 1.
-    pub max_tokens: usize,
-    pub sampler: Sampler,
-    pub stops: Vec<String>,
-    pub spelling: Box<dyn Spelling>,
-    pub received: Instant,
-    pub deadline: Option<Instant>,
-}
-
-/// Why a sequence is no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// A reason of [`finish`].
-    Finished(&'static str),
-    Cancelled,
-    /// A code of the error event.
-    Failed(&'static str),
-}
-
-impl End {
-    /// The outcome under which it is counted.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Finished(name) | Self::Failed(name) => name,
-            Self::Cancelled => "cancelled",
-        }
-    }
-}
-
-/// A job the engine has taken.
-pub(super) struct Sequence {
-    pub id: Id,
-    pub request_id: String,
-    node: String,
+pub struct Sequence {
+    pub request: RequestId,
+    /// Position among the request's choices.
+    pub at: usize,
     /// Prompt and answer.
     pub tokens: Vec<u32>,
-    prompt: usize,
-    max_tokens: usize,
     sampler: Sampler,
-    spelling: Box<dyn Spelling>,
-    stop: StopMatcher,
-    /// The end, once it is known.
-    end: Option<&'static str>,
-    pub outlet: Outlet,
-    pub received: Instant,
-    pub deadline: Option<Instant>,
-    pub started: Option<Instant>,
-    pub first_token: Option<Instant>,
-    pub last_token: Option<Instant>,
-    /// Given back when the sequence is dropped: another request may come in.
-    _permit: OwnedSemaphorePermit,
+    bound: Option<Bound>,
+    lookup: Option<Lookup>,
+    /// What is tried after the last token in the next step.
+    drafts: Vec<u32>,
+    max_tokens: usize,
+    ends: Arc<[u32]>,
+}
+
+/// How an answer is held to its grammar.
+enum Bound {
+    /// Not before this token.
+    After(Constraint),
+    /// The mask for the next token is computed.
+    Now(Pending),
+}
+
+/// What a sequence is made of.
+pub struct Parts {
+    pub request: RequestId,
+    pub at: usize,
+    /// The prompt, and what the client already has of the answer, which `sampler` has counted.
+    pub tokens: Vec<u32>,
+    pub sampler: Sampler,
+    pub constraint: Option<Constraint>,
+    pub speculate: bool,
+    pub max_tokens: usize,
+    pub ends: Arc<[u32]>,
+}
+
+/// Why a token cannot be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum DrawError {
+    #[error(transparent)]
+    Sample(#[from] SampleError),
+    #[error(transparent)]
+    Grammar(#[from] GrammarError),
 }
 
 impl Sequence {
-    /// Takes a job; the text of the tokens that the client already has is built again and not sent.
-    pub fn new(id: Id, job: Job, outlet: Outlet, permit: OwnedSemaphorePermit) -> Self {
-        let mut sequence = Self {
-            id,
-            request_id: job.request_id,
-            node: job.node,
-            prompt: job.prompt.len(),
-            tokens: job.prompt,
-            max_tokens: job.max_tokens,
-            sampler: job.sampler,
-            spelling: job.spelling,
-            stop: StopMatcher::new(job.stops),
-            end: None,
-            outlet,
-            received: job.received,
-            deadline: job.deadline,
-            started: None,
-            first_token: None,
-            last_token: None,
-            _permit: permit,
-        };
-        let mut already_sent = String::new();
-        for token in job.resumed {
-            sequence.append(token, &mut already_sent);
+    pub fn new(parts: Parts, masker: &Masker) -> Self {
+        let Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends } = parts;
+        // Drafts would need a mask each.
+        let lookup = (speculate && constraint.is_none()).then(Lookup::default);
+        let bound = constraint.map(|c| match c.after {
+            None => Bound::Now(masker.next(c.grammar, None)),
+            Some(_) => Bound::After(c),
+        });
+        Self { request, at, tokens, sampler, bound, lookup, drafts: Vec::new(), max_tokens, ends }
+    }
+
+    /// Looks for drafts for the next step; how many there are.
+    pub fn draft(&mut self) -> usize {
+        self.drafts.clear();
+        // No more than the answer may still have, less the token that is drawn anyway.
+        let left = self.max_tokens.saturating_sub(self.sampler.index() as usize + 1);
+        if let Some(lookup) = &mut self.lookup {
+            self.drafts.extend(lookup.draft(&self.tokens).iter().take(left));
         }
-        sequence
+        self.drafts.len()
     }
 
-    pub fn prompt_tokens(&self) -> u32 {
-        self.prompt as u32
+    /// The tokens of a step: those known from `start` on, and the first `drafts` drafts.
+    pub fn input(&self, start: usize, count: usize, drafts: usize) -> Option<Vec<u32>> {
+        let known = self.tokens.get(start..start + count - drafts)?;
+        Some([known, self.drafts.get(..drafts)?].concat())
     }
 
-    /// Tokens of the answer, those that were sent before included.
-    pub fn completion_tokens(&self) -> u32 {
-        (self.tokens.len() - self.prompt) as u32
-    }
-
-    /// How the answer ended, if it did.
-    pub fn end(&self) -> Option<End> {
-        self.end.map(End::Finished)
-    }
-
-    /// Tokens the answer may still get.
-    pub fn left(&self) -> usize {
-        if self.end.is_some() { 0 } else { self.max_tokens.saturating_sub(self.tokens.len() - self.prompt) }
-    }
-
-    /// Draws the next token from the logits and sends it. The end, if it is the last one.
-    pub fn extend(&mut self, logits: &[f32], scratch: &mut Scratch) -> Result<Option<End>, SampleError> {
-        let index = self.completion_tokens();
-        let token = self.sampler.pick(logits, index, scratch)?;
-        let mut text = String::new();
-        self.append(token, &mut text);
-        let delta = Delta {
-            choice: self.sampler.choice,
-            index,
-            token_ids: vec![token],
-            part: Some(Part::Text(text)),
-            logprobs: Vec::new(),
-        };
-        self.outlet.send(Kind::Delta(delta));
-        Ok(self.end())
-    }
-
-    /// Adds a token to the answer, and to `text` what may be sent of it now.
-    fn append(&mut self, token: u32, text: &mut String) {
-        self.tokens.push(token);
-        let mut stopped = false;
-        if self.spelling.is_end(token) {
-            self.end = Some(finish::STOP);
-        } else {
-            stopped = self.spelling.push(token).is_some_and(|piece| self.stop.push(&piece, text));
-            if self.left() == 0 {
-                self.end = Some(finish::LENGTH);
+    /// Draws tokens from the rows of logits after the last known token and each of the `drafts` behind it, as long as
+    /// what is drawn is what was drafted. At least one; the last may be the end.
+    pub fn extend(
+        &mut self,
+        logits: &[f32],
+        drafts: usize,
+        (masker, scratch): (&Masker, &mut Scratch),
+    ) -> Result<Vec<Said>, DrawError> {
+        let vocabulary = logits.len() / (drafts + 1);
+        let mut said = Vec::with_capacity(drafts + 1);
+        for (i, row) in logits.chunks_exact(vocabulary.max(1)).enumerate() {
+            let token = self.draw(row, masker, scratch)?;
+            let (id, over) = (token.picked.id, token.end.is_some());
+            said.push(token);
+            if over || self.drafts.get(i).is_none_or(|draft| i >= drafts || *draft != id) {
+                break;
             }
         }
-        if self.end.is_some() && !stopped {
-            stopped = self.spelling.finish().is_some_and(|piece| self.stop.push(&piece, text));
-            if !stopped {
-                self.stop.flush(text);
-            }
+        if let Some(lookup) = &mut self.lookup {
+            lookup.learn(drafts, said.len().saturating_sub(1));
         }
-        if stopped {
-            self.end = Some(finish::STOP);
+        if said.is_empty() { Err(SampleError::Empty.into()) } else { Ok(said) }
+    }
+
+    fn draw(&mut self, logits: &[f32], masker: &Masker, scratch: &mut Scratch) -> Result<Said, DrawError> {
+        let mut grammar: Option<Grammar> = None;
+        let mut mask = None;
+        if let Some(Bound::Now(_)) = self.bound
+            && let Some(Bound::Now(pending)) = self.bound.take()
+        {
+            let (bound, allowed) = pending.wait()?;
+            (grammar, mask) = (Some(bound), Some(allowed));
         }
+        let picked = self.sampler.pick(logits, mask.as_ref().map(|m| m.as_slice() as &Mask), scratch)?;
+        self.sampler.accept(picked.id);
+        self.tokens.push(picked.id);
+        let end = end_of(picked.id, self.sampler.index() as usize, self.max_tokens, &self.ends);
+        if end.is_none() {
+            self.bind(picked.id, grammar, masker)?;
+        }
+        Ok(Said { picked, end })
     }
 
-    pub fn send_started(&self) {
-        let started = Started {
-            node: self.node.clone(),
-            prompt_tokens: self.prompt_tokens(),
-            cached_tokens: 0,
-            seed: self.sampler.seed,
-        };
-        self.outlet.send(Kind::Started(started));
+    /// Has the mask for the token after `id` computed.
+    fn bind(&mut self, id: u32, grammar: Option<Grammar>, masker: &Masker) -> Result<(), GrammarError> {
+        if let Some(grammar) = grammar {
+            self.bound = Some(Bound::Now(masker.next(grammar, Some(id))));
+        } else if let Some(Bound::After(mut constraint)) = self.bound.take() {
+            constraint.accept(id)?;
+            self.bound = Some(match constraint.after {
+                None => Bound::Now(masker.next(constraint.grammar, None)),
+                Some(_) => Bound::After(constraint),
+            });
+        }
+        Ok(())
     }
+}
 
-    /// The last two events of an answer that came to its end.
-    pub fn send_end(&self, reason: &'static str) {
-        self.outlet.send(Kind::Finished(Finished { choice: self.sampler.choice, reason: reason.into() }));
-        self.outlet.send(Kind::Usage(Usage {
-            prompt_tokens: self.prompt_tokens(),
-            completion_tokens: self.completion_tokens(),
-            prompt_cache_hit_tokens: 0,
-            reasoning_tokens: 0,
-        }));
-    }
-
-    pub fn send_error(&self, error: Error) {
-        self.outlet.send(Kind::Error(error));
+/// How an answer ends with this token, the `count`-th, if it does.
+pub fn end_of(id: u32, count: usize, max_tokens: usize, ends: &[u32]) -> Option<&'static str> {
+    match id {
+        id if ends.contains(&id) => Some(finish::STOP),
+        _ if count >= max_tokens => Some(finish::LENGTH),
+        _ => None,
     }
 }

@@ -10,7 +10,11 @@ use littoral_api::error::code;
 use littoral_proto::v1::{Error, Event, delta::Part, event::Kind};
 
 use super::*;
-use crate::sample::Sampler;
+use crate::model::Logits;
+use crate::{
+    sample::Sampling,
+    schedule::{Key, Prefix},
+};
 
 const VOCAB: u32 = 64;
 /// Ends an answer. The sum below reaches it now and then.
@@ -40,14 +44,20 @@ impl Step for Sums {
                 self.cache[at(position)] = *token;
             }
             let end = segment.start + segment.tokens.len();
-            let sum = (0..end).map(|p| self.cache[at(p)] * (p as u32 + 1)).sum::<u32>() % VOCAB;
             // Token 13 is never drawn, so that only prompts can hold it.
-            let logit = |id: u32| match id {
+            let logit = |id: u32, sum: u32| match id {
                 13 => f32::NEG_INFINITY,
                 id if id == sum => 5.0,
                 _ => 0.0,
             };
-            (segment.logits != crate::model::Logits::None).then(|| (0..VOCAB).map(logit).collect())
+            // The modulus keeps answers repetitive, so that there is something to draft.
+            let sum = |end: usize| (0..end).map(|p| self.cache[at(p)] * (p as u32 % 5 + 1)).sum::<u32>() % VOCAB;
+            let row = |end: usize| (0..VOCAB).map(move |id| logit(id, sum(end))).collect::<Vec<f32>>();
+            match segment.logits {
+                Logits::None => None,
+                Logits::Last => Some(row(end)),
+                Logits::All => Some((segment.start + 1..=end).flat_map(row).collect()),
+            }
         });
         Ok(answers.collect())
     }
@@ -63,8 +73,8 @@ impl Spelling for Brackets {
     fn finish(&mut self) -> Option<String> {
         None
     }
-    fn is_end(&self, id: u32) -> bool {
-        id == END
+    fn bytes(&self, id: u32) -> Vec<u8> {
+        format!("<{id}>").into_bytes()
     }
 }
 
@@ -81,18 +91,32 @@ fn bench(limits: Limits, gate: Option<mpsc::Receiver<Result<(), StepError>>>) ->
 }
 
 fn job(prompt: &[u32], max_tokens: usize) -> Job {
+    asked(prompt, max_tokens, Sampling { seed: 1, temperature: 0.0, ..Sampling::default() })
+}
+
+fn asked(prompt: &[u32], max_tokens: usize, sampling: Sampling) -> Job {
     Job {
         request_id: "test".into(),
         node: "n".into(),
         prompt: prompt.to_vec(),
-        resumed: Vec::new(),
+        prefix: Prefix::of(Key::scope("t", None), prompt, LIMITS.block_tokens),
+        choices: vec![choice(0, max_tokens, &[], &[])],
         max_tokens,
-        sampler: Sampler { temperature: 0.0, top_p: 1.0, seed: 1, choice: 0 },
-        stops: Vec::new(),
-        spelling: Box::new(Brackets),
+        sampling: Arc::new(sampling),
+        speculate: false,
+        ends: [END].into(),
         received: Instant::now(),
         deadline: None,
     }
+}
+
+/// A choice whose first tokens the client has.
+fn choice(index: u32, max_tokens: usize, resumed: &[u32], stops: &[String]) -> Choice {
+    let mut voice = Voice::new(index, Box::new(Brackets), stops.to_vec(), None);
+    for (id, count) in resumed.iter().zip(1..) {
+        voice.replay(*id, end_of(*id, count, max_tokens, &[END]));
+    }
+    Choice { index, resumed: resumed.to_vec(), voice, constraint: None }
 }
 
 impl Bench {
@@ -113,8 +137,9 @@ impl Bench {
     }
 }
 
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default, Clone, PartialEq)]
 struct Answer {
+    cached: u32,
     tokens: Vec<u32>,
     text: String,
     reason: Option<String>,
@@ -125,7 +150,7 @@ struct Answer {
 impl Answer {
     fn take(&mut self, event: Event) {
         match event.kind.unwrap() {
-            Kind::Started(_) => {}
+            Kind::Started(started) => self.cached = started.cached_tokens,
             Kind::Delta(delta) => {
                 self.tokens.extend(delta.token_ids);
                 if let Some(Part::Text(text)) = delta.part {
@@ -133,7 +158,10 @@ impl Answer {
                 }
             }
             Kind::Finished(finished) => self.reason = Some(finished.reason),
-            Kind::Usage(usage) => self.completion = Some(usage.completion_tokens),
+            Kind::Usage(usage) => {
+                assert_eq!(usage.prompt_cache_hit_tokens, self.cached);
+                self.completion = Some(usage.completion_tokens);
+            }
             Kind::Error(error) => self.error = Some(error),
         }
     }
@@ -171,8 +199,126 @@ async fn alone_in_company_and_in_chunks_the_answer_is_the_same() {
     let bench = bench(LIMITS, None);
     let events: Vec<Events> = prompts.iter().map(|p| bench.submit(job(p, 20))).collect();
     for (events, alone) in events.into_iter().zip(alone) {
+        assert_eq!(Answer { cached: 0, ..collect(events).await }, alone);
+    }
+}
+
+#[tokio::test]
+async fn a_second_turn_finds_what_the_first_computed_and_says_the_same() {
+    let bench = bench(LIMITS, None);
+    let first = bench.answer(job(&[1, 2, 3, 4, 5], 10)).await;
+    let mut turn = vec![1, 2, 3, 4, 5];
+    turn.extend(&first.tokens);
+    turn.extend([7, 8, 9]);
+    let second = bench.answer(job(&turn, 10)).await;
+    // The last token of an answer is never run: fourteen of fifteen are there, in three full blocks.
+    assert_eq!(second.cached, 12);
+    let fresh = self::bench(LIMITS, None).answer(job(&turn, 10)).await;
+    assert_eq!(Answer { cached: 12, ..fresh }, second);
+    let mut stranger = job(&turn, 10);
+    stranger.prefix = Prefix::of(Key::scope("other", None), &turn, LIMITS.block_tokens);
+    assert_eq!(bench.answer(stranger).await.cached, 0);
+}
+
+#[tokio::test]
+async fn several_answers_to_one_request_each_draw_their_own_and_share_the_prompt() {
+    let bench = bench(Limits { slots: 4, ..LIMITS }, None);
+    let prompt: Vec<u32> = (0..12).collect();
+    let several = |indices: &[u32]| {
+        let mut job = asked(&prompt, 8, Sampling { temperature: 2.0, seed: 5, ..Sampling::default() });
+        job.choices = indices.iter().map(|i| choice(*i, 8, &[], &[])).collect();
+        job
+    };
+    let mut events = bench.submit(several(&[0, 1, 2]));
+    let (mut tokens, mut finished, mut usage) = (vec![Vec::new(); 3], 0, None);
+    while let Some(event) = events.next().await {
+        match event.kind.unwrap() {
+            Kind::Delta(delta) => tokens[delta.choice as usize].extend(delta.token_ids),
+            Kind::Finished(_) => finished += 1,
+            Kind::Usage(u) => usage = Some(u),
+            Kind::Started(_) => {}
+            Kind::Error(error) => panic!("{error:?}"),
+        }
+    }
+    let usage = usage.unwrap();
+    assert_eq!((finished, usage.prompt_tokens), (3, 12));
+    assert_eq!(usage.completion_tokens as usize, tokens.iter().map(Vec::len).sum::<usize>());
+    assert!(tokens[0] != tokens[1] && tokens[1] != tokens[2]);
+    assert_eq!(bench.answer(several(&[1])).await.tokens, tokens[1], "alone as beside the others");
+    let computed: usize = bench.steps.lock().unwrap().iter().flatten().filter(|s| s.0 == 0).map(|s| s.1).sum();
+    assert_eq!(computed, 8, "the first eight tokens of the prompt were computed once");
+}
+
+#[tokio::test]
+async fn more_sequences_than_the_cache_holds_take_turns_and_all_come_to_their_end() {
+    let limits = Limits { slots: 4, queue: 8, blocks: 14, ..LIMITS };
+    let bench = bench(limits, None);
+    let prompts: Vec<Vec<u32>> = (0..6).map(|i| vec![i, i + 1, i + 2]).collect();
+    let mut alone = Vec::new();
+    for prompt in &prompts {
+        alone.push(self::bench(limits, None).answer(job(prompt, 30)).await);
+    }
+    let events: Vec<Events> = prompts.iter().map(|p| bench.submit(job(p, 30))).collect();
+    for (events, alone) in events.into_iter().zip(alone) {
         assert_eq!(collect(events).await, alone);
     }
+    bench.until(|l| l.running == 0 && l.free_blocks == 14).await;
+}
+
+#[tokio::test]
+async fn drafts_change_no_answer_and_save_steps() {
+    let prompt: Vec<u32> = (1..7).cycle().take(60).filter(|t| *t != 13).collect();
+    let (mut plain_steps, mut steps) = (0, 0);
+    for seed in 0..40 {
+        for temperature in [0.0, 0.4, 1.0] {
+            let sampling = Sampling { temperature, seed, frequency_penalty: 0.1, ..Sampling::default() };
+            let plain = bench(LIMITS, None);
+            let expected = plain.answer(asked(&prompt, 40, sampling.clone())).await;
+            let drafting = bench(LIMITS, None);
+            let answer = drafting.answer(Job { speculate: true, ..asked(&prompt, 40, sampling) }).await;
+            assert_eq!(answer, expected, "seed {seed} at {temperature}");
+            plain_steps += plain.steps.lock().unwrap().len();
+            steps += drafting.steps.lock().unwrap().len();
+        }
+    }
+    assert!(steps < plain_steps, "{steps} steps with drafts, {plain_steps} without");
+}
+
+#[tokio::test]
+async fn an_answer_is_held_to_its_grammar_also_when_it_is_continued() {
+    use crate::grammar::{Grammars, Spec};
+    let vocabulary = || (0..VOCAB).map(|id| if id == END { Vec::new() } else { vec![id as u8 + 64] }).collect();
+    let grammars = Grammars::new(vocabulary, [END].into());
+    // Tokens 1, 2 and 3 are the letters A, B and C.
+    let constrained = |resumed: &[u32]| {
+        let mut job = asked(&[5, 6], 20, Sampling { temperature: 3.0, seed: 3, ..Sampling::default() });
+        let mut constraint =
+            Constraint { grammar: grammars.get(&Spec::Regex("A(B|C){4,6}A".into())).unwrap(), after: None };
+        resumed.iter().for_each(|id| assert!(constraint.accept(*id).unwrap()));
+        job.choices = vec![Choice { constraint: Some(constraint), ..choice(0, 20, resumed, &[]) }];
+        job
+    };
+    let bench = bench(LIMITS, None);
+    let whole = bench.answer(constrained(&[])).await;
+    assert_eq!(whole.reason.as_deref(), Some("stop"), "{whole:?}");
+    let letters: Vec<u32> = whole.tokens.iter().copied().filter(|t| *t != END).collect();
+    assert!(letters[0] == 1 && letters.last() == Some(&1) && (6..=8).contains(&letters.len()), "{letters:?}");
+    assert!(letters[1..letters.len() - 1].iter().all(|t| [2, 3].contains(t)));
+    assert_eq!(bench.answer(constrained(&whole.tokens[..3])).await.tokens, whole.tokens[3..]);
+}
+
+#[tokio::test]
+async fn a_step_that_is_too_much_for_the_device_is_tried_with_fewer() {
+    let (open, gate) = mpsc::channel();
+    let bench = bench(LIMITS, Some(gate));
+    let (a, b) = (bench.submit(job(&[1, 1], 6)), bench.submit(job(&[2, 2], 6)));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    open.send(Ok(())).unwrap();
+    open.send(Err(StepError::Device("out of memory".into()))).unwrap();
+    drop(open);
+    let (a, b) = (collect(a).await, collect(b).await);
+    assert_eq!((a.error, b.error), (None, None));
+    assert_eq!((a.completion, b.completion), (Some(6), Some(6)));
 }
 
 #[tokio::test]
@@ -185,8 +331,7 @@ async fn two_requests_share_steps() {
 }
 
 fn warm(seed: u64) -> Job {
-    let sampler = Sampler { temperature: 1.5, top_p: 0.95, seed, choice: 0 };
-    Job { sampler, ..job(&[5, 6], 40) }
+    asked(&[5, 6], 40, Sampling { temperature: 1.5, top_p: 0.95, seed, ..Sampling::default() })
 }
 
 #[tokio::test]
@@ -202,7 +347,7 @@ async fn a_continued_answer_is_the_rest_of_the_whole_one() {
     };
     for sent in [1, 7, whole.tokens.len()] {
         let mut rest = warm(seed);
-        rest.resumed = whole.tokens[..sent].to_vec();
+        rest.choices = vec![choice(0, 40, &whole.tokens[..sent], &[])];
         let rest = bench.answer(rest).await;
         assert_eq!(rest.tokens, whole.tokens[sent..], "after {sent}");
         assert_eq!((rest.reason, rest.completion), (whole.reason.clone(), whole.completion));
@@ -218,7 +363,7 @@ async fn a_stop_string_ends_the_answer_also_when_it_was_begun_before_the_break()
     let expected = whole.text.split(&stop).next().unwrap().to_string();
     let with_stop = |resumed: &[u32]| {
         let mut job = job(&[9, 9], 12);
-        (job.stops, job.resumed) = (vec![stop.clone()], resumed.to_vec());
+        job.choices = vec![choice(0, 12, resumed, std::slice::from_ref(&stop))];
         job
     };
     let stopped = bench.answer(with_stop(&[])).await;
@@ -314,7 +459,7 @@ async fn deadlines_hold_in_the_queue_and_in_the_slot() {
 #[tokio::test]
 async fn more_than_slots_and_queue_are_refused_before_any_work() {
     let bench = bench(LIMITS, None);
-    let held: Vec<Admission> = (0..4).map(|_| bench.engine.admit().unwrap()).collect();
+    let held: Vec<Admission> = (0..4 + PREPARING).map(|_| bench.engine.admit().unwrap()).collect();
     assert!(matches!(bench.engine.admit(), Err(Busy::Full(_))));
     drop(held);
     assert!(bench.engine.admit().is_ok());

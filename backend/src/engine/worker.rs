@@ -1,12 +1,12 @@
 //! The engine's thread: commands in, steps, events out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{Receiver, RecvTimeoutError, TryRecvError},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError},
     },
     time::Instant,
 };
@@ -15,11 +15,17 @@ use littoral_api::error::code;
 use littoral_proto::v1::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{End, Job, Load, Metrics, Outlet, Step, sequence::Sequence};
+use super::{
+    Job, Load, Metrics, Outlet, Step,
+    sequence::{DrawError, Parts, Sequence},
+    voice::Said,
+    writer::{Note, Open, RequestId},
+};
 use crate::{
+    grammar::Masker,
     model::{Logits, Segment, StepError},
-    sample::Scratch,
-    schedule::{Id, Limits, Refused, Rows, Scheduler},
+    sample::{Sampler, Scratch},
+    schedule::{Ask, Id, Limits, Pace, Plan, Prefix, Refused, Rows, Scheduler},
 };
 
 /// After so many steps in a row in which the device failed, the model is given up: the thread ends, and others can
@@ -31,29 +37,71 @@ pub enum Command {
     Run(Box<Job>, Outlet, OwnedSemaphorePermit),
     /// A reader has made room, or has gone.
     Wake,
+    /// A stop string ended this choice of a request.
+    Stopped(RequestId, usize),
     /// End the thread, and with an error what still runs.
     Stop,
 }
 
+/// A request of which something still runs or waits.
+struct Request {
+    outlet: Arc<Outlet>,
+    /// The sequences of its choices.
+    open: Vec<Id>,
+    prompt: usize,
+    deadline: Option<Instant>,
+    started: bool,
+}
+
+/// The engine's own thread.
 pub(super) struct Worker<M> {
     model: M,
     scheduler: Scheduler,
-    sequences: BTreeMap<Id, Sequence>,
+    pace: Pace,
+    requests: BTreeMap<RequestId, Request>,
+    sequences: HashMap<Id, Sequence>,
     inbox: Receiver<Command>,
+    writer: SyncSender<Note>,
+    masker: Masker,
     load: Arc<Load>,
     metrics: Arc<Metrics>,
     scratch: Scratch,
-    next_id: Id,
+    next_id: u64,
+    /// Tokens a second of the steps of late.
+    speed: f64,
     /// Steps in a row in which the device failed.
     failures: u32,
 }
 
+/// What connects the thread with the world.
+pub(super) struct Wires {
+    pub inbox: Receiver<Command>,
+    pub writer: SyncSender<Note>,
+    pub masker: Masker,
+    pub load: Arc<Load>,
+    pub metrics: Arc<Metrics>,
+}
+
 impl<M: Step> Worker<M> {
-    pub fn new(model: M, limits: Limits, inbox: Receiver<Command>, load: Arc<Load>, metrics: Arc<Metrics>) -> Self {
+    pub fn new(model: M, limits: Limits, wires: Wires) -> Self {
+        let Wires { inbox, writer, masker, load, metrics } = wires;
         metrics.blocks.set(limits.blocks as f64);
-        let scheduler = Scheduler::new(limits);
-        let (sequences, scratch) = (BTreeMap::new(), Vec::new());
-        Self { model, scheduler, sequences, inbox, load, metrics, scratch, next_id: 0, failures: 0 }
+        Self {
+            model,
+            scheduler: Scheduler::new(limits),
+            pace: Pace::default(),
+            requests: BTreeMap::new(),
+            sequences: HashMap::new(),
+            inbox,
+            writer,
+            masker,
+            load,
+            metrics,
+            scratch: Scratch::default(),
+            next_id: 0,
+            speed: 0.0,
+            failures: 0,
+        }
     }
 
     /// Runs until it is told to stop, nobody is left who could ask for anything, or the device is given up.
@@ -61,17 +109,14 @@ impl<M: Step> Worker<M> {
         let mut idle = true;
         while self.failures < GIVE_UP && self.listen(idle) {
             self.sweep();
-            for id in self.scheduler.admit() {
-                self.start(id);
-            }
-            let plan = self.scheduler.plan(|id| self.sequences.get(&id).is_some_and(|s| s.outlet.has_room()));
-            idle = plan.is_empty();
-            if !idle {
-                self.step(&plan);
+            let plan = self.plan();
+            idle = plan.rows.is_empty() && plan.preempted.is_empty();
+            if !plan.rows.is_empty() {
+                self.step(&plan.rows);
             }
             self.publish();
         }
-        let gone: Vec<Id> = self.sequences.keys().copied().collect();
+        let gone: Vec<RequestId> = self.requests.keys().copied().collect();
         for id in gone {
             self.fail(id, code::OVERLOADED, "the node is stopping; another node can go on", true);
         }
@@ -81,7 +126,7 @@ impl<M: Step> Worker<M> {
     /// Takes in what has come; with nothing to do, waits for it, until the nearest deadline at most. False to stop.
     fn listen(&mut self, idle: bool) -> bool {
         if idle {
-            let nearest = self.sequences.values().filter_map(|s| s.deadline).min();
+            let nearest = self.requests.values().filter_map(|r| r.deadline).min();
             let received = match nearest {
                 None => self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
                 Some(at) => self.inbox.recv_timeout(at.saturating_duration_since(Instant::now())),
@@ -113,6 +158,11 @@ impl<M: Step> Worker<M> {
         match command {
             Command::Run(job, outlet, permit) => self.submit(*job, outlet, permit),
             Command::Wake => {}
+            Command::Stopped(request, at) => {
+                if let Some(id) = self.sequence_of(request, at) {
+                    self.over(id);
+                }
+            }
             Command::Stop => return false,
         }
         true
@@ -120,64 +170,138 @@ impl<M: Step> Worker<M> {
 
     fn submit(&mut self, job: Job, outlet: Outlet, permit: OwnedSemaphorePermit) {
         self.next_id += 1;
-        let id = self.next_id;
-        let sequence = Sequence::new(id, job, outlet, permit);
-        let (known, left) = (sequence.tokens.len(), sequence.left());
-        let ended = sequence.end();
-        self.sequences.insert(id, sequence);
-        if let Some(end) = ended {
-            // The stream broke between its last token and its end.
-            self.start(id);
-            return self.end(id, end);
+        let request = self.next_id;
+        let outlet = Arc::new(outlet);
+        let Job {
+            request_id,
+            node,
+            prompt,
+            prefix,
+            choices,
+            max_tokens,
+            sampling,
+            speculate,
+            ends,
+            received,
+            deadline,
+        } = job;
+        let mut voices = Vec::with_capacity(choices.len());
+        let mut sequences = Vec::with_capacity(choices.len());
+        for (at, choice) in choices.into_iter().enumerate() {
+            if choice.voice.end().is_none() {
+                let mut sampler = Sampler::new(sampling.clone(), choice.index, &prompt);
+                choice.resumed.iter().for_each(|id| sampler.accept(*id));
+                let tokens = [prompt.as_slice(), &choice.resumed].concat();
+                let (constraint, ends) = (choice.constraint, ends.clone());
+                let parts = Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends };
+                sequences.push(Sequence::new(parts, &self.masker));
+            }
+            voices.push(choice.voice);
         }
-        match self.scheduler.submit(id, known, left) {
-            Ok(crate::schedule::Placed::Running) => self.start(id),
-            Ok(crate::schedule::Placed::Waiting) => {}
-            Err(refused @ Refused::QueueFull { .. }) => self.fail(id, code::OVERLOADED, refused.to_string(), true),
-            Err(refused @ Refused::TooLong { .. }) => {
-                self.fail(id, code::CONTEXT_LENGTH_EXCEEDED, refused.to_string(), false);
+        let (prompt_tokens, seed) = (prompt.len() as u32, sampling.seed);
+        let open = Open { request_id, node, seed, prompt_tokens, outlet: outlet.clone(), voices, received, permit };
+        self.note(Note::Open(request, Box::new(open)));
+        if sequences.is_empty() {
+            // The stream broke between its last token and its end.
+            return self.note(Note::Started { request, cached: 0 });
+        }
+        let open = Vec::with_capacity(sequences.len());
+        self.requests.insert(request, Request { outlet, open, prompt: prompt.len(), deadline, started: false });
+        for sequence in sequences {
+            if !self.enqueue(sequence, &prefix) {
+                break;
             }
         }
     }
 
-    /// The request has its slot.
-    fn start(&mut self, id: Id) {
-        let Some(sequence) = self.sequences.get_mut(&id) else { return };
-        let now = Instant::now();
-        sequence.started = Some(now);
-        sequence.send_started();
-        self.metrics.queue.record(now - sequence.received);
-        self.metrics.prompt_tokens.increment(sequence.prompt_tokens().into());
+    /// Puts one choice in line; false when its request has failed over it.
+    fn enqueue(&mut self, sequence: Sequence, prefix: &Prefix) -> bool {
+        self.next_id += 1;
+        let (id, request) = (self.next_id, sequence.request);
+        let mut prefix = prefix.clone();
+        prefix.extend(&sequence.tokens, self.scheduler.limits().block_tokens);
+        match self.scheduler.submit(id, sequence.tokens.len(), prefix) {
+            Ok(displaced) => {
+                self.sequences.insert(id, sequence);
+                self.requests.entry(request).and_modify(|r| r.open.push(id));
+                if let Some(loser) = displaced.and_then(|id| self.sequences.get(&id)).map(|s| s.request) {
+                    let message = "another user's request took this one's place in the queue; please try again";
+                    self.fail(loser, code::OVERLOADED, message, true);
+                }
+                true
+            }
+            Err(refused @ Refused::QueueFull { .. }) => {
+                self.fail(request, code::OVERLOADED, refused.to_string(), true);
+                false
+            }
+            Err(refused @ Refused::TooLong { .. }) => {
+                self.fail(request, code::CONTEXT_LENGTH_EXCEEDED, refused.to_string(), false);
+                false
+            }
+        }
+    }
+
+    /// The next step, and what it says of who got and who lost a slot.
+    fn plan(&mut self) -> Plan {
+        let prompt_rows = self.pace.prompt_rows(self.scheduler.limits().rows());
+        let drafts: HashMap<Id, usize> = self
+            .sequences
+            .iter_mut()
+            .filter(|(id, _)| self.scheduler.is_running(**id))
+            .map(|(id, sequence)| (*id, sequence.draft()))
+            .filter(|(_, drafts)| *drafts > 0)
+            .collect();
+        let (sequences, requests) = (&self.sequences, &self.requests);
+        let ready = |id| {
+            let request = sequences.get(&id).and_then(|s: &Sequence| requests.get(&s.request));
+            request.is_some_and(|r| r.outlet.has_room())
+        };
+        let plan = self
+            .scheduler
+            .plan(prompt_rows, |id| Ask { ready: ready(id), drafts: drafts.get(&id).copied().unwrap_or(0) });
+        for admitted in &plan.admitted {
+            let Some(id) = self.sequences.get(&admitted.id).map(|s| s.request) else { continue };
+            let Some(request) = self.requests.get_mut(&id).filter(|r| !r.started) else { continue };
+            request.started = true;
+            let cached = admitted.cached.min(request.prompt) as u32;
+            self.note(Note::Started { request: id, cached });
+        }
+        self.metrics.preemptions.increment(plan.preempted.len() as u64);
+        plan
     }
 
     /// Ends what nobody reads any more, and what is past its deadline.
     fn sweep(&mut self) {
         let now = Instant::now();
-        let gone: Vec<Id> = self.sequences.values().filter(|s| s.outlet.is_closed()).map(|s| s.id).collect();
-        for id in gone {
-            self.end(id, End::Cancelled);
+        let gone: Vec<RequestId> =
+            self.requests.iter().filter(|(_, r)| r.outlet.is_closed()).map(|(id, _)| *id).collect();
+        for request in gone {
+            self.drop_request(request);
+            self.note(Note::Cancelled(request));
         }
-        let late: Vec<Id> =
-            self.sequences.values().filter(|s| s.deadline.is_some_and(|d| d <= now)).map(|s| s.id).collect();
-        for id in late {
-            self.fail(id, code::DEADLINE_EXCEEDED, "the answer was not complete at the request's deadline", false);
+        let late = self.requests.iter().filter(|(_, r)| r.deadline.is_some_and(|d| d <= now));
+        for request in late.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.fail(request, code::DEADLINE_EXCEEDED, "the answer was not complete at the request's deadline", false);
         }
     }
 
     fn step(&mut self, plan: &[Rows]) {
         let began = Instant::now();
-        let segments: Vec<Segment> = plan
+        let inputs: Vec<Vec<u32>> = plan
             .iter()
-            .filter_map(|rows| {
-                let tokens = self.sequences.get(&rows.id)?.tokens.get(rows.start..rows.start + rows.count)?;
-                Some(Segment {
-                    tokens,
-                    start: rows.start,
-                    blocks: self.scheduler.blocks(rows.id),
-                    logits: if rows.last { Logits::Last } else { Logits::None },
-                })
-            })
+            .filter_map(|rows| self.sequences.get(&rows.id)?.input(rows.start, rows.count, rows.drafts))
             .collect();
+        let segments = plan.iter().zip(&inputs).map(|(rows, tokens)| Segment {
+            tokens,
+            start: rows.start,
+            blocks: self.scheduler.blocks(rows.id),
+            logits: match (rows.last, rows.drafts) {
+                (false, _) => Logits::None,
+                (true, 0) => Logits::Last,
+                (true, _) => Logits::All,
+            },
+        });
+        let segments: Vec<Segment> = segments.collect();
         let model = &mut self.model;
         let result = catch_unwind(AssertUnwindSafe(|| model.step(&segments))).unwrap_or_else(|panic| {
             let what = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
@@ -187,84 +311,139 @@ impl<M: Step> Worker<M> {
             true => Ok(logits),
             false => Err(StepError::Device(format!("{} answers to {} segments", logits.len(), plan.len()))),
         });
-        self.metrics.step.record(began.elapsed());
+        let took = began.elapsed();
+        self.metrics.step.record(took);
         self.metrics.batch.record(plan.len() as f64);
         match result {
             Ok(logits) => {
                 self.failures = 0;
-                plan.iter().zip(logits).for_each(|(rows, logits)| self.take_in(rows, logits));
+                let reading: usize = plan.iter().filter(|r| r.count > 1 && r.drafts == 0).map(|r| r.count).sum();
+                let writing = plan.iter().filter(|r| r.count == 1 || r.drafts > 0).count();
+                self.pace.observe(writing, reading, took.as_secs_f64());
+                let mut said = Vec::with_capacity(plan.len());
+                plan.iter().zip(logits).for_each(|(rows, logits)| self.take_in(rows, logits, &mut said));
+                let speed = said.len() as f64 / took.as_secs_f64().max(1e-9);
+                self.speed = if self.speed == 0.0 { speed } else { 0.9 * self.speed + 0.1 * speed };
+                if !said.is_empty() {
+                    self.note(Note::Tokens(said));
+                }
             }
-            Err(error) => {
+            Err(error) => self.failed(plan, &error),
+        }
+    }
+
+    /// A step failed. Its own error goes to a request that is known to be at fault; when that is not known, the newer
+    /// half of the step waits for another slot, so that what the device cannot do for many is tried for fewer.
+    fn failed(&mut self, plan: &[Rows], error: &StepError) {
+        tracing::error!(%error, sequences = plan.len(), "a step failed");
+        match error {
+            StepError::NotFinite { segment } if *segment < plan.len() => {
+                self.fail_sequence(plan[*segment].id, error.to_string());
+            }
+            _ if plan.len() > 1 => {
+                let mut ids: Vec<Id> = plan.iter().map(|rows| rows.id).collect();
+                ids.sort_unstable();
+                for id in &ids[ids.len().div_ceil(2)..] {
+                    self.scheduler.yield_slot(*id);
+                    self.metrics.preemptions.increment(1);
+                }
+                // Nobody takes the slots until fewer have been tried.
+                let fewer: Vec<Rows> = plan.iter().filter(|rows| self.scheduler.is_running(rows.id)).copied().collect();
+                self.step(&fewer);
+            }
+            _ => {
                 self.failures = if matches!(error, StepError::Device(_)) { self.failures + 1 } else { 0 };
-                tracing::error!(%error, sequences = plan.len(), "a step failed");
                 for rows in plan {
-                    self.fail(rows.id, code::INTERNAL, error.to_string(), true);
+                    self.fail_sequence(rows.id, error.to_string());
                 }
             }
         }
     }
 
     /// One sequence's part of a step that ran.
-    fn take_in(&mut self, rows: &Rows, logits: Option<Vec<f32>>) {
-        self.scheduler.advance(rows, rows.last);
-        let Some(sequence) = self.sequences.get_mut(&rows.id).filter(|_| rows.last) else { return };
+    fn take_in(&mut self, rows: &Rows, logits: Option<Vec<f32>>, said: &mut Vec<(RequestId, usize, Said)>) {
+        let Some(sequence) = self.sequences.get_mut(&rows.id) else { return };
+        if !rows.last {
+            return self.scheduler.advance(rows, rows.count, &sequence.tokens);
+        }
         let Some(logits) = logits else {
-            return self.fail(rows.id, code::INTERNAL, "the model gave no logits", true);
+            return self.fail_sequence(rows.id, "the model gave no logits".into());
         };
-        match sequence.extend(&logits, &mut self.scratch) {
-            Err(error) => self.fail(rows.id, code::INTERNAL, error.to_string(), true),
-            Ok(end) => {
-                let now = Instant::now();
-                match sequence.last_token.replace(now) {
-                    Some(last) => self.metrics.inter_token.record(now - last),
-                    None => {
-                        sequence.first_token = Some(now);
-                        self.metrics.time_to_first_token.record(now - sequence.received);
-                    }
-                }
-                self.metrics.completion_tokens.increment(1);
-                if let Some(end) = end {
-                    self.end(rows.id, end);
+        match sequence.extend(&logits, rows.drafts, (&self.masker, &mut self.scratch)) {
+            Err(DrawError::Sample(error)) => self.fail_sequence(rows.id, error.to_string()),
+            Err(DrawError::Grammar(error)) => {
+                let request = sequence.request;
+                self.fail(request, code::INVALID_REQUEST, error.to_string(), false);
+            }
+            Ok(tokens) => {
+                self.metrics.drafted.increment(rows.drafts as u64);
+                self.metrics.accepted.increment(tokens.len() as u64 - 1);
+                let kept = rows.count - rows.drafts + tokens.len() - 1;
+                self.scheduler.advance(rows, kept, &sequence.tokens);
+                let over = tokens.last().is_some_and(|t| t.end.is_some());
+                said.extend(tokens.into_iter().map(|token| (sequence.request, sequence.at, token)));
+                if over {
+                    self.over(rows.id);
                 }
             }
         }
     }
 
-    fn fail(&mut self, id: Id, code: &'static str, message: impl Into<String>, retryable: bool) {
-        if let Some(sequence) = self.sequences.get(&id) {
-            sequence.send_error(Error { code: code.into(), message: message.into(), retryable });
-        }
-        self.end(id, End::Failed(code));
+    fn sequence_of(&self, request: RequestId, at: usize) -> Option<Id> {
+        let open = &self.requests.get(&request)?.open;
+        open.iter().copied().find(|id| self.sequences.get(id).is_some_and(|s| s.at == at))
     }
 
-    /// Ends a sequence: its slot and blocks are free, its last events sent, one line logged.
-    fn end(&mut self, id: Id, end: End) {
+    /// A sequence came to its end: its slot and blocks are free.
+    fn over(&mut self, id: Id) {
         self.scheduler.remove(id);
         let Some(sequence) = self.sequences.remove(&id) else { return };
-        if let End::Finished(reason) = end {
-            sequence.send_end(reason);
+        let Some(request) = self.requests.get_mut(&sequence.request) else { return };
+        request.open.retain(|open| *open != id);
+        if request.open.is_empty() {
+            self.requests.remove(&sequence.request);
         }
-        self.metrics.outcome(end.name());
-        let since = |at: Option<Instant>| at.map(|at| (at - sequence.received).as_millis() as u64);
-        tracing::info!(
-            request_id = sequence.request_id,
-            outcome = end.name(),
-            prompt_tokens = sequence.prompt_tokens(),
-            completion_tokens = sequence.completion_tokens(),
-            queue_ms = since(sequence.started),
-            first_token_ms = since(sequence.first_token),
-            total_ms = since(Some(Instant::now())),
-            "answered"
-        );
+    }
+
+    /// Frees all that a request holds.
+    fn drop_request(&mut self, request: RequestId) {
+        for id in self.requests.remove(&request).map(|r| r.open).unwrap_or_default() {
+            self.scheduler.remove(id);
+            self.sequences.remove(&id);
+        }
+    }
+
+    fn fail_sequence(&mut self, id: Id, message: String) {
+        if let Some(request) = self.sequences.get(&id).map(|s| s.request) {
+            self.fail(request, code::INTERNAL, message, true);
+        }
+    }
+
+    fn fail(&mut self, request: RequestId, code: &'static str, message: impl Into<String>, retryable: bool) {
+        self.drop_request(request);
+        let error = Error { code: code.into(), message: message.into(), retryable };
+        self.note(Note::Failed { request, code, error });
+    }
+
+    /// Tells the writer. It waits while the writer is some steps behind.
+    fn note(&mut self, note: Note) {
+        if self.writer.send(note).is_err() {
+            tracing::error!("the writer's thread has ended");
+            self.failures = GIVE_UP;
+        }
     }
 
     fn publish(&self) {
         let (scheduler, load) = (&self.scheduler, &self.load);
         load.running.store(scheduler.running(), Ordering::Relaxed);
         load.waiting.store(scheduler.waiting(), Ordering::Relaxed);
-        load.free_blocks.store(scheduler.pool().free(), Ordering::Relaxed);
+        load.free_blocks.store(scheduler.pool().available(), Ordering::Relaxed);
+        load.cached_blocks.store(scheduler.pool().kept(), Ordering::Relaxed);
+        let speed = if scheduler.running() > 0 { self.speed } else { 0.0 };
+        load.tokens_per_second.store(speed.to_bits(), Ordering::Relaxed);
         self.metrics.running.set(scheduler.running() as f64);
         self.metrics.waiting.set(scheduler.waiting() as f64);
         self.metrics.blocks_used.set(scheduler.pool().used() as f64);
+        self.metrics.blocks_kept.set(scheduler.pool().kept() as f64);
     }
 }

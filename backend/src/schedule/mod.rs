@@ -1,16 +1,28 @@
 //! Scheduling: which tokens run in the next step, and who owns which block. Pure: no tensors, no clock, no I/O.
 //!
-//! Requests wait in one bounded queue, first come first served. A request gets a slot when one is idle and the blocks
-//! for its whole length are free. Each step runs one row for every sequence that generates, then prompt rows up
-//! to a budget, shared between the prompts being read so that a short one is not held up by a long one.
+//! Each step runs one row (and its drafts) for every sequence that generates, then prompt rows up to a budget, shared
+//! between the prompts being read so that a short one is not held up by a long one. Blocks are taken as sequences grow.
+//! What a sequence has computed is found again by what it holds ([`prefix`]), by itself after a preemption and by others
+//! of its scope. Slots are shared evenly between users ([`queue`]): a user without one takes it from whoever holds most.
 
+mod admit;
 mod blocks;
+mod pace;
+mod prefix;
+mod queue;
+#[cfg(test)]
+mod simulation;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::HashMap;
 
-pub use blocks::{Lease, Pool};
+pub use blocks::Pool;
+pub use pace::Pace;
+pub use prefix::{Key, Prefix};
+
+use prefix::ByKey;
+use queue::{Queue, Waiting};
 
 /// Names a request; the caller chooses it and never uses it twice.
 pub type Id = u64;
@@ -20,7 +32,7 @@ pub type Id = u64;
 pub struct Limits {
     /// Requests that run at once; at least 1.
     pub slots: usize,
-    /// Requests that wait at most.
+    /// Requests that wait for their first slot at most.
     pub queue: usize,
     /// Rows (tokens) of one step at most; twice the slots if that is more, so that prompts always advance.
     pub rows: usize,
@@ -38,7 +50,8 @@ impl Limits {
         self.context.min(self.blocks.saturating_mul(self.block_tokens))
     }
 
-    fn rows(&self) -> usize {
+    /// Rows of one step at most.
+    pub fn rows(&self) -> usize {
         self.rows.max(2 * self.slots)
     }
 }
@@ -52,44 +65,68 @@ pub enum Refused {
     TooLong { tokens: usize, room: usize },
 }
 
-/// Where a request went.
+/// What the caller knows of a sequence before a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Placed {
-    Running,
-    Waiting,
+pub struct Ask {
+    /// Another token is wanted now. A sequence whose reader is behind gives its slot to others who wait.
+    pub ready: bool,
+    /// Tokens the caller would have tried beyond the next one.
+    pub drafts: usize,
 }
 
 /// Tokens of one sequence to run in a step: positions `start .. start + count`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rows {
     pub id: Id,
+    slot: usize,
     pub start: usize,
     pub count: usize,
     /// The last known token is among them: its logits give the next one.
     pub last: bool,
+    /// Of `count`, those after the last known token.
+    pub drafts: usize,
 }
 
-#[derive(Debug)]
-struct Waiting {
-    id: Id,
-    prompt: usize,
-    /// Blocks for prompt and answer.
-    blocks: usize,
+/// A sequence that got a slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admitted {
+    pub id: Id,
+    /// Tokens whose keys and values were there already.
+    pub cached: usize,
+}
+
+/// What happens in the next step.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub admitted: Vec<Admitted>,
+    /// Sequences that lost their slot and wait for another.
+    pub preempted: Vec<Id>,
+    pub rows: Vec<Rows>,
 }
 
 #[derive(Debug)]
 struct Running {
     id: Id,
-    lease: Lease,
+    arrival: u64,
+    prefix: Prefix,
+    /// Block `i` holds the positions from `i` x block size.
+    blocks: Vec<u32>,
     /// Tokens known: prompt and generated.
     known: usize,
     /// Tokens whose keys and values are in the cache.
     fed: usize,
+    /// Blocks that others may find.
+    sealed: usize,
+    ask: Ask,
 }
 
 impl Running {
     fn due(&self) -> usize {
         self.known - self.fed
+    }
+
+    fn user(&self) -> Key {
+        self.prefix.scope()
     }
 }
 
@@ -98,114 +135,162 @@ impl Running {
 pub struct Scheduler {
     limits: Limits,
     pool: Pool,
-    waiting: VecDeque<Waiting>,
-    running: Vec<Running>,
+    queue: Queue,
+    /// Sequences that lost their slot because their reader was behind.
+    paused: Vec<Waiting>,
+    slots: Vec<Option<Running>>,
+    slot_of: HashMap<Id, usize>,
+    /// Blocks that a running sequence is about to fill: who begins alike waits for them instead of computing them too.
+    reading: ByKey<Id>,
+    arrivals: u64,
 }
 
 impl Scheduler {
     pub fn new(limits: Limits) -> Self {
         let limits = Limits { slots: limits.slots.max(1), ..limits };
-        Self { limits, pool: Pool::new(limits.blocks), waiting: VecDeque::new(), running: Vec::new() }
+        Self {
+            pool: Pool::new(limits.blocks),
+            queue: Queue::default(),
+            paused: Vec::new(),
+            slots: (0..limits.slots).map(|_| None).collect(),
+            slot_of: HashMap::new(),
+            reading: ByKey::default(),
+            arrivals: 0,
+            limits,
+        }
     }
 
-    /// Takes a request of `prompt` tokens that may generate `max_new` more (fewer where the room ends).
-    pub fn submit(&mut self, id: Id, prompt: usize, max_new: usize) -> Result<Placed, Refused> {
-        let room = self.limits.room();
-        if prompt == 0 || prompt >= room {
-            return Err(Refused::TooLong { tokens: prompt, room });
+    /// The next step, with up to `prompt_rows` prompt rows if others generate in it. `ask` tells of a sequence what the
+    /// caller knows.
+    pub fn plan(&mut self, prompt_rows: usize, ask: impl Fn(Id) -> Ask) -> Plan {
+        let mut plan = Plan::default();
+        for sequence in self.slots.iter_mut().flatten() {
+            sequence.ask = ask(sequence.id);
         }
-        let blocks = prompt.saturating_add(max_new).min(room).div_ceil(self.limits.block_tokens);
-        let request = Waiting { id, prompt, blocks };
-        if self.waiting.is_empty() {
-            let Err(request) = self.start(request) else { return Ok(Placed::Running) };
-            return self.enqueue(request);
-        }
-        self.enqueue(request)
-    }
-
-    fn enqueue(&mut self, request: Waiting) -> Result<Placed, Refused> {
-        if self.waiting.len() >= self.limits.queue {
-            return Err(Refused::QueueFull { slots: self.limits.slots, queue: self.limits.queue });
-        }
-        self.waiting.push_back(request);
-        Ok(Placed::Waiting)
-    }
-
-    /// Gives idle slots to those who wait longest; says who got one.
-    pub fn admit(&mut self) -> Vec<Id> {
-        let mut admitted = Vec::new();
-        while let Some(request) = self.waiting.pop_front() {
-            let id = request.id;
-            if let Err(request) = self.start(request) {
-                self.waiting.push_front(request);
-                break;
-            }
-            admitted.push(id);
-        }
-        admitted
-    }
-
-    fn start(&mut self, request: Waiting) -> Result<(), Waiting> {
-        if self.running.len() >= self.limits.slots {
-            return Err(request);
-        }
-        let Some(lease) = self.pool.lease(request.blocks) else { return Err(request) };
-        self.running.push(Running { id: request.id, lease, known: request.prompt, fed: 0 });
-        Ok(())
-    }
-
-    /// The rows of the next step, of those sequences that are `ready` for another token.
-    /// Generating sequences come first, then prompts from the one with the least left to read.
-    pub fn plan(&self, ready: impl Fn(Id) -> bool) -> Vec<Rows> {
-        let mut able: Vec<usize> = (0..self.running.len()).filter(|&i| ready(self.running[i].id)).collect();
-        able.sort_by_key(|&i| self.running[i].due());
-        let (mut budget, mut left) = (self.limits.rows(), able.len());
-        let mut plan = Vec::with_capacity(able.len());
-        for i in able {
-            let sequence = &self.running[i];
-            let share = budget.div_ceil(left);
-            let count = sequence.due().min(share);
-            (budget, left) = (budget - count, left - 1);
-            if count == 0 {
-                continue;
-            }
-            let end = sequence.fed + count;
-            plan.push(Rows { id: sequence.id, start: sequence.fed, count, last: end == sequence.known });
-        }
+        self.resume(&ask);
+        self.admit(&mut plan, &ask);
+        self.generate(&mut plan);
+        self.read(&mut plan, prompt_rows);
         plan
     }
 
-    /// Records that `rows` ran, and whether they gave the sequence one more token.
-    pub fn advance(&mut self, rows: &Rows, sampled: bool) {
-        if let Some(sequence) = self.running.iter_mut().find(|s| s.id == rows.id) {
-            sequence.fed = rows.start + rows.count;
-            sequence.known += usize::from(sampled);
+    /// A row for everyone who generates, oldest first, and drafts where they cost nobody anything.
+    fn generate(&mut self, plan: &mut Plan) {
+        let generates = |s: &Running| s.ask.ready && s.due() == 1;
+        let reads = self.slots.iter().flatten().any(|s| s.ask.ready && s.due() > 1);
+        let mut order: Vec<(u64, usize)> =
+            self.occupied().filter(|(_, s)| generates(s)).map(|(i, s)| (s.arrival, i)).collect();
+        order.sort_unstable();
+        let mut spare = (self.limits.rows() / if reads { 2 } else { 1 }).saturating_sub(order.len());
+        for (_, slot) in order {
+            // A sequence that came before may have taken this one's blocks.
+            let Some((id, start)) = self.slots[slot].as_ref().map(|s| (s.id, s.fed)) else { continue };
+            if self.grow(slot, start + 1, plan) {
+                plan.rows.push(Rows { id, slot, start, count: 1, last: true, drafts: 0 });
+            }
         }
+        for rows in &mut plan.rows {
+            let Some(sequence) = self.slots[rows.slot].as_mut() else { continue };
+            let wanted = sequence.ask.drafts.min(spare);
+            let places = |s: &Running| s.blocks.len() * self.limits.block_tokens - (rows.start + 1);
+            while places(sequence) < wanted {
+                // Drafts take no kept block away: they are a guess.
+                let Some(block) = self.pool.take_free(sequence.blocks.last().copied()) else { break };
+                sequence.blocks.push(block);
+            }
+            rows.drafts = wanted.min(places(sequence));
+            rows.count += rows.drafts;
+            spare -= rows.drafts;
+        }
+    }
+
+    /// Gives a sequence blocks for its first `tokens`; preempts others for them, or it itself: then false.
+    fn grow(&mut self, slot: usize, tokens: usize, plan: &mut Plan) -> bool {
+        loop {
+            let Some(sequence) = self.slots[slot].as_mut() else { return false };
+            if sequence.blocks.len() * self.limits.block_tokens >= tokens {
+                return true;
+            }
+            match self.pool.take(sequence.blocks.last().copied()) {
+                Some(block) => sequence.blocks.push(block),
+                None => {
+                    let victim = self.victim().unwrap_or(slot);
+                    self.preempt(victim, plan);
+                }
+            }
+        }
+    }
+
+    /// Rows for the prompts being read, from the one with the least left.
+    fn read(&mut self, plan: &mut Plan, prompt_rows: usize) {
+        let taken: usize = plan.rows.iter().map(|r| r.count).sum();
+        let mut budget = self.limits.rows().saturating_sub(taken);
+        if taken > 0 {
+            budget = budget.min(prompt_rows.max(1));
+        }
+        let mut order: Vec<(usize, u64, usize)> =
+            self.occupied().filter(|(_, s)| s.ask.ready && s.due() > 1).map(|(i, s)| (s.due(), s.arrival, i)).collect();
+        if budget < order.len() {
+            // Not a row for everyone: the oldest first, so that a long prompt is not passed over for ever.
+            order.sort_unstable_by_key(|(_, arrival, _)| *arrival);
+        } else {
+            order.sort_unstable();
+        }
+        let mut left = order.len();
+        for (due, _, slot) in order {
+            let Some(sequence) = &self.slots[slot] else { continue };
+            let count = due.min(budget.div_ceil(left));
+            (budget, left) = (budget - count, left - 1);
+            if count > 0 {
+                let (id, start) = (sequence.id, sequence.fed);
+                plan.rows.push(Rows { id, slot, start, count, last: count == due, drafts: 0 });
+            }
+        }
+    }
+
+    /// Records that `rows` ran and that the keys and values of the first `kept` of them are right. `tokens` are all that
+    /// are known of the sequence now.
+    pub fn advance(&mut self, rows: &Rows, kept: usize, tokens: &[u32]) {
+        let Some(sequence) = self.slots[rows.slot].as_mut().filter(|s| s.id == rows.id) else { return };
+        sequence.fed = rows.start + kept.min(rows.count);
+        sequence.known = tokens.len().max(sequence.fed);
+        sequence.prefix.extend(&tokens[..sequence.fed.min(tokens.len())], self.limits.block_tokens);
+        let full = (sequence.fed / self.limits.block_tokens).min(sequence.prefix.keys().len());
+        for i in sequence.sealed..full {
+            let key = sequence.prefix.keys()[i];
+            self.pool.seal(sequence.blocks[i], key);
+            if self.reading.get(&key) == Some(&rows.id) {
+                self.reading.remove(&key);
+            }
+        }
+        sequence.sealed = full.max(sequence.sealed);
     }
 
     /// Ends a request, wherever it is: finished, failed or cancelled. Its slot and blocks are free at once.
     pub fn remove(&mut self, id: Id) {
-        self.waiting.retain(|w| w.id != id);
-        if let Some(at) = self.running.iter().position(|s| s.id == id) {
-            self.pool.give_back(self.running.remove(at).lease);
+        if let Some(slot) = self.slot_of.get(&id).copied() {
+            self.vacate(slot);
+        } else if self.queue.remove(id).is_none() {
+            self.paused.retain(|w| w.id != id);
         }
     }
 
-    /// The block table of a running sequence, for its whole length; empty for others.
+    /// The block table of a running sequence, for what it has computed and what it computes next; empty for others.
     pub fn blocks(&self, id: Id) -> &[u32] {
-        self.running.iter().find(|s| s.id == id).map_or(&[], |s| s.lease.blocks())
+        self.slot_of.get(&id).and_then(|slot| self.slots[*slot].as_ref()).map_or(&[], |s| &s.blocks)
     }
 
     pub fn is_running(&self, id: Id) -> bool {
-        self.running.iter().any(|s| s.id == id)
+        self.slot_of.contains_key(&id)
     }
 
     pub fn running(&self) -> usize {
-        self.running.len()
+        self.slot_of.len()
     }
 
+    /// Requests without a slot.
     pub fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.queue.len() + self.paused.len()
     }
 
     /// The blocks, for what is measured of them.
@@ -215,5 +300,9 @@ impl Scheduler {
 
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    fn occupied(&self) -> impl Iterator<Item = (usize, &Running)> {
+        self.slots.iter().enumerate().filter_map(|(i, s)| Some((i, s.as_ref()?)))
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use futures::Stream;
 use littoral_proto::{
     MAX_MESSAGE_BYTES,
+    health::health_server,
     v1::{DescribeRequest, Event, GenerateRequest, NodeInfo, node_server},
 };
 use tokio::net::TcpListener;
@@ -19,7 +20,7 @@ use tonic::{
     transport::{Server, server::TcpIncoming},
 };
 
-use super::node::Node;
+use super::{health::Health, node::Node};
 use crate::engine::Events;
 
 /// A connection whose peer says nothing for so long is asked whether it lives, and given as long to answer.
@@ -35,6 +36,7 @@ pub async fn serve(
     node: Arc<Node>,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
+    let health = health_server::HealthServer::new(Health(node.clone()));
     let service = node_server::NodeServer::new(Grpc(node))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -44,13 +46,15 @@ pub async fn serve(
         .max_concurrent_streams(Some(STREAMS))
         .http2_max_pending_accept_reset_streams(Some(RESETS))
         .add_service(service)
+        .add_service(health)
         .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
             shutdown.cancelled().await
         })
         .await
 }
 
-struct Grpc(Arc<Node>);
+/// The service.
+pub struct Grpc(Arc<Node>);
 
 #[tonic::async_trait]
 impl node_server::Node for Grpc {

@@ -1,6 +1,7 @@
 //! The node's doors: gRPC for edges, metrics, and the side-door for hosts that cannot speak gRPC.
 
 mod grpc;
+mod health;
 mod metrics;
 mod node;
 mod side_door;
@@ -84,6 +85,8 @@ pub struct Settings {
     pub rows: usize,
     /// Blocks the model was loaded with.
     pub kv_blocks: usize,
+    /// Whether tokens are drafted where the text repeats itself.
+    pub speculate: bool,
 }
 
 impl Settings {

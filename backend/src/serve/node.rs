@@ -6,15 +6,18 @@ use std::{
 };
 
 use littoral_api::error::code;
-use littoral_core::chat::ChatRequest;
+use littoral_core::chat::{ChatRequest, ResponseFormat, Thinking};
 use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo};
 
 use super::Settings;
 use crate::{
-    engine::{Engine, Events, Job, Metrics, Spelling},
+    engine::{Choice, Constraint, Engine, Events, Job, Metrics, Speech, Spelling, Voice, end_of},
+    grammar::{Grammars, Spec},
     model::{Chat, ModelInfo},
-    sample::Sampler,
-    text::{ChatTemplate, Detokenizer, Tokenizer},
+    sample::Sampling,
+    schedule::{Key, Prefix},
+    speak::{Format, Parser},
+    text::{ChatTemplate, Detokenizer, Prompt, Tokenizer},
 };
 
 /// A loaded model behind its engine.
@@ -29,6 +32,13 @@ pub struct Node {
     pub info: ModelInfo,
     pub tokenizer: Arc<Tokenizer>,
     pub template: ChatTemplate,
+    /// How the model writes reasoning and calls; None for one that does neither.
+    pub format: Option<&'static Format>,
+    /// Tokens without text of their own that the format looks for, and how they are written.
+    pub marks: Arc<[(u32, String)]>,
+    pub grammars: Grammars,
+    /// Whether tokens are drafted.
+    pub speculate: bool,
     pub engine: Engine,
 }
 
@@ -39,8 +49,26 @@ impl Node {
         let (info, device) = (model.info().clone(), model.device().to_string());
         let engine = Engine::start(model, settings.limits(info.context_length), Arc::new(metrics))?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let Settings { node: name, model, .. } = settings;
-        Ok(Arc::new(Self { name, model, created, device, info, tokenizer, template, engine }))
+        let Settings { node: name, model, speculate, .. } = settings;
+        let format = Format::of(&template.source());
+        let marks = marks(format, &tokenizer);
+        let words = tokenizer.clone();
+        let vocabulary = move || (0..words.vocab() as u32).map(|id| words.bytes(id).to_vec()).collect();
+        let grammars = Grammars::new(vocabulary, tokenizer.ends().into());
+        Ok(Arc::new(Self {
+            name,
+            model,
+            created,
+            device,
+            info,
+            tokenizer,
+            template,
+            format,
+            marks,
+            grammars,
+            speculate,
+            engine,
+        }))
     }
 
     /// Answers one request. Never fails: what goes wrong is the stream's only, or last, event.
@@ -77,27 +105,48 @@ impl Node {
         let invalid = |message: String| error(code::INVALID_REQUEST, message, false);
         let chat = ChatRequest::canonical(&request.request)
             .map_err(|e| invalid(format!("the request is not canonical chat JSON: {e}")))?;
-        let prompt = self.template.encode(&self.tokenizer, &chat.messages).map_err(|e| invalid(e.to_string()))?;
+        let prompt = self.prompt(&chat).map_err(invalid)?;
         let room = self.engine.limits().room();
         if prompt.len() >= room {
             return Err(error(code::CONTEXT_LENGTH_EXCEEDED, too_long(prompt.len(), room, &self.info), false));
         }
-        let resumed = self.resumed(request.resume_from).map_err(invalid)?;
-        let detokenizer = Detokenizer::new(self.tokenizer.clone());
+        let scope = Key::scope(&request.tenant, chat.user_id.as_deref());
+        let prefix = Prefix::of(scope, &prompt, self.engine.limits().block_tokens);
+        let max_tokens = chat.max_tokens.map_or(room, |n| n as usize).clamp(1, room - prompt.len());
+        self.fits(&chat, prompt.len(), max_tokens)?;
+        let sampling = self.sampling(&chat, request.seed).map_err(invalid)?;
+        let resumed = self.resumed(request.resume_from, sampling.n).map_err(invalid)?;
+        let ends = self.tokenizer.ends();
+        let constraint = self.constraint(&chat, &prompt).map_err(invalid)?;
+        let choices = (0..).zip(resumed).map(|(index, resumed)| {
+            let spelling = Speller {
+                detokenizer: Detokenizer::new(self.tokenizer.clone()),
+                tokenizer: self.tokenizer.clone(),
+                marks: self.marks.clone(),
+            };
+            let mut voice = Voice::new(index, Box::new(spelling), chat.stop.clone(), self.speech(&chat, &prompt));
+            for (id, count) in resumed.iter().zip(1..) {
+                voice.replay(*id, end_of(*id, count, max_tokens, ends));
+            }
+            let mut constraint =
+                constraint.as_ref().map(|c| self.grammars.get(&c.0).map(|grammar| Constraint { grammar, after: c.1 }));
+            if let Some(Ok(constraint)) = &mut constraint {
+                resumed.iter().try_for_each(|id| constraint.accept(*id).map(drop)).map_err(|e| e.to_string())?;
+            }
+            let constraint = constraint.transpose().map_err(|e| e.to_string())?;
+            Ok(Choice { index, resumed, voice, constraint })
+        });
+        let choices = choices.collect::<Result<Vec<_>, String>>().map_err(invalid)?;
         Ok(Job {
             request_id: request.request_id,
             node: self.name.clone(),
-            max_tokens: chat.max_tokens.map_or(room, |n| n as usize).clamp(1, room - prompt.len()),
+            max_tokens,
+            choices,
             prompt,
-            resumed,
-            sampler: Sampler {
-                temperature: chat.temperature,
-                top_p: chat.top_p,
-                seed: request.seed.or(chat.seed).unwrap_or_else(rand::random),
-                choice: 0,
-            },
-            stops: chat.stop,
-            spelling: Box::new(Speller { detokenizer, tokenizer: self.tokenizer.clone() }),
+            prefix,
+            sampling: Arc::new(sampling.how),
+            speculate: self.speculate,
+            ends: ends.into(),
             received,
             deadline: (request.deadline_ms > 0)
                 .then(|| received.checked_add(Duration::from_millis(request.deadline_ms)))
@@ -105,18 +154,111 @@ impl Node {
         })
     }
 
-    /// The tokens of choice 0 that were sent before.
-    fn resumed(&self, resume: Vec<v1::Resume>) -> Result<Vec<u32>, String> {
-        let mut tokens = Vec::new();
-        for part in resume {
-            if part.choice != 0 {
-                return Err(format!("resume_from names choice {}; there is one choice, 0", part.choice));
-            }
-            tokens.extend(part.token_ids);
+    /// The conversation as the model reads it.
+    fn prompt(&self, chat: &ChatRequest) -> Result<Vec<u32>, String> {
+        let tools = if chat.tool_choice.is_none() { &[] } else { chat.tools.as_slice() };
+        if !tools.is_empty() && self.format.is_none_or(|f| f.calls.is_none()) {
+            return Err(format!("the model '{}' knows no tools", self.model));
         }
-        match tokens.iter().find(|id| **id as usize >= self.info.vocab) {
+        let mut prompt = Prompt::new(&chat.messages);
+        if !tools.is_empty() {
+            prompt = prompt.tools(&tools);
+        }
+        if let Some(thinking) = chat.thinking.map(|t| t == Thinking::ENABLED) {
+            // DeepSeek's templates and Qwen's ask by different names.
+            prompt = prompt.variable("thinking", &thinking).variable("enable_thinking", &thinking);
+        }
+        self.template.encode_prompt(&self.tokenizer, &prompt).map_err(|e| e.to_string())
+    }
+
+    /// What takes the model's answer apart, if its format has parts.
+    fn speech(&self, chat: &ChatRequest, prompt: &[u32]) -> Option<Speech> {
+        let format = self.format?;
+        let thinking = self.opened(prompt).is_some();
+        let tools = !chat.tools.is_empty() && !chat.tool_choice.is_none();
+        Some(Speech { parser: Parser::new(format, thinking, tools), nonce: rand::random() })
+    }
+
+    /// The grammar of the answer, and the token after which it begins to hold.
+    fn constraint(&self, chat: &ChatRequest, prompt: &[u32]) -> Result<Option<(Spec, Option<u32>)>, String> {
+        let spec = match (chat.tool_choice.required(&chat.tools), &chat.response_format) {
+            (Some(functions), _) => {
+                let token = |mark: &str| self.marks.iter().find(|(_, text)| text == mark).map(|(id, _)| *id);
+                let spec = self.format.and_then(|format| Spec::call(format, &functions, &token));
+                spec.ok_or_else(|| format!("the model '{}' cannot be made to call a tool", self.model))?
+            }
+            (None, ResponseFormat::Text) => return Ok(None),
+            (None, ResponseFormat::JsonObject) => Spec::JsonObject,
+            (None, ResponseFormat::JsonSchema { json_schema }) => Spec::JsonSchema(json_schema.schema.to_string()),
+            (None, ResponseFormat::Regex { regex }) => Spec::Regex(regex.clone()),
+        };
+        let Some((_, close)) = self.opened(prompt) else { return Ok(Some((spec, None))) };
+        match self.tokenizer.encode(close).as_slice() {
+            // A tokenizer may put its first token before the mark.
+            [.., id] if self.tokenizer.bytes(*id) == close.as_bytes() || self.tokenizer.bytes(*id).is_empty() => {
+                Ok(Some((spec, Some(*id))))
+            }
+            _ => Err(format!("the model '{}' cannot hold an answer to a form after it has reasoned", self.model)),
+        }
+    }
+
+    /// The marks of the reasoning that the prompt has opened.
+    fn opened(&self, prompt: &[u32]) -> Option<(&'static str, &'static str)> {
+        let format = self.format?;
+        let tail = self.tokenizer.decode(&prompt[prompt.len().saturating_sub(8)..]);
+        let [open, close] = format.think.as_ref().filter(|_| format.opens_reasoning(&tail))?;
+        Some((open, close))
+    }
+
+    /// Several answers of a length that was asked for must fit in the KV cache together.
+    fn fits(&self, chat: &ChatRequest, prompt: usize, max_tokens: usize) -> Result<(), Error> {
+        let (limits, n) = (self.engine.limits(), chat.sampling.n as usize);
+        let needed = n.saturating_mul((prompt + max_tokens).div_ceil(limits.block_tokens));
+        if n == 1 || chat.max_tokens.is_none() || needed <= limits.blocks {
+            return Ok(());
+        }
+        let message = format!(
+            "{n} answers of {max_tokens} tokens after a prompt of {prompt} do not fit in the {} tokens of this node's KV \
+             cache: please lower 'n' or 'max_tokens'",
+            limits.blocks * limits.block_tokens
+        );
+        Err(error(code::CONTEXT_LENGTH_EXCEEDED, message, false))
+    }
+
+    fn sampling(&self, chat: &ChatRequest, seed: Option<u64>) -> Result<Wanted, String> {
+        let asked = &chat.sampling;
+        let mut logit_bias = Vec::with_capacity(asked.logit_bias.len());
+        for (id, bias) in &asked.logit_bias {
+            let known = id.parse::<u32>().ok().filter(|id| (*id as usize) < self.info.vocab);
+            let unknown = || format!("logit_bias names token {id}; the vocabulary has {} tokens", self.info.vocab);
+            logit_bias.push((known.ok_or_else(unknown)?, *bias as f32));
+        }
+        let how = Sampling {
+            seed: seed.or(chat.seed).unwrap_or_else(rand::random),
+            temperature: chat.temperature,
+            top_k: asked.top_k as usize,
+            top_p: chat.top_p,
+            min_p: asked.min_p,
+            repetition_penalty: asked.repetition_penalty as f32,
+            frequency_penalty: asked.frequency_penalty as f32,
+            presence_penalty: asked.presence_penalty as f32,
+            logit_bias,
+            logprobs: asked.logprobs.then_some(asked.top_logprobs as usize),
+        };
+        Ok(Wanted { n: asked.n.max(1), how })
+    }
+
+    /// The tokens that were sent before, per choice.
+    fn resumed(&self, resume: Vec<v1::Resume>, n: u32) -> Result<Vec<Vec<u32>>, String> {
+        let mut choices = vec![Vec::new(); n as usize];
+        for part in resume {
+            let choice = choices.get_mut(part.choice as usize);
+            let choice = choice.ok_or_else(|| format!("resume_from names choice {}; there are {n}", part.choice))?;
+            choice.extend(part.token_ids);
+        }
+        match choices.iter().flatten().find(|id| **id as usize >= self.info.vocab) {
             Some(id) => Err(format!("resume_from has token {id}; the vocabulary has {} tokens", self.info.vocab)),
-            None => Ok(tokens),
+            None => Ok(choices),
         }
     }
 
@@ -137,6 +279,9 @@ impl Node {
             slots: self.engine.limits().slots as u32,
             free_blocks: load.free_blocks as u64,
             draining: load.draining,
+            blocks: self.engine.limits().blocks as u64,
+            cached_blocks: load.cached_blocks as u64,
+            tokens_per_second: load.tokens_per_second,
         }
     }
 
@@ -156,22 +301,41 @@ fn too_long(prompt: usize, room: usize, info: &ModelInfo) -> String {
     format!("the prompt has {prompt} tokens; {why} {room}, prompt and answer together: please shorten the messages")
 }
 
+/// How many answers are wanted, and how their tokens are drawn.
+struct Wanted {
+    n: u32,
+    how: Sampling,
+}
+
+/// The format's marks that are tokens without text.
+fn marks(format: Option<&'static Format>, tokenizer: &Tokenizer) -> Arc<[(u32, String)]> {
+    let token = |mark: &str| match tokenizer.encode(mark).as_slice() {
+        [.., id] if tokenizer.bytes(*id).is_empty() => Some((*id, mark.to_owned())),
+        _ => None,
+    };
+    format.map(Format::marks).unwrap_or_default().into_iter().filter_map(token).collect()
+}
+
 /// The tokenizer's part in one answer.
 struct Speller {
     detokenizer: Detokenizer,
     tokenizer: Arc<Tokenizer>,
+    marks: Arc<[(u32, String)]>,
 }
 
 impl Spelling for Speller {
     fn push(&mut self, id: u32) -> Option<String> {
-        self.detokenizer.push(id)
+        match self.marks.iter().find(|(mark, _)| *mark == id) {
+            Some((_, text)) => Some(self.detokenizer.finish().unwrap_or_default() + text),
+            None => self.detokenizer.push(id),
+        }
     }
 
     fn finish(&mut self) -> Option<String> {
         self.detokenizer.finish()
     }
 
-    fn is_end(&self, id: u32) -> bool {
-        self.tokenizer.is_end(id)
+    fn bytes(&self, id: u32) -> Vec<u8> {
+        self.tokenizer.bytes(id).to_vec()
     }
 }

@@ -113,6 +113,11 @@ impl ChatTemplate {
         Ok(compiled)
     }
 
+    /// The template that is taken where there are several.
+    pub fn source(&self) -> String {
+        self.environment.get_template(DEFAULT).map(|template| template.source().to_owned()).unwrap_or_default()
+    }
+
     /// The prompt's text, ready for the model's answer.
     pub fn render(&self, messages: &[Message]) -> Result<String, TemplateError> {
         self.render_prompt(&Prompt::new(&messages))

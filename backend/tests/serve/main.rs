@@ -1,5 +1,6 @@
 //! The node as edges and operators meet it: the real model behind real sockets.
 
+mod asked;
 mod grpc;
 mod process;
 mod side_door;

@@ -60,7 +60,7 @@ impl Node {
                 let options = Options { device: DeviceChoice::Cpu, kv_blocks, ..Options::default() };
                 let loaded = load(&model_file(), options, &|_, _| {}).unwrap().chat(&model_file()).unwrap();
                 let (node, model) = (at.grpc.to_string(), MODEL.to_string());
-                let settings = Settings { node, model, slots, queue, rows: 64, kv_blocks };
+                let settings = Settings { node, model, slots, queue, rows: 64, kv_blocks, speculate: true };
                 let server = Server::start(doors, loaded, settings).unwrap();
                 ready.send(at).unwrap();
                 server.run(std::future::pending(), Duration::ZERO).await;
@@ -124,6 +124,11 @@ pub fn chat(prompt: &str) -> ChatRequest {
         top_p: 1.0,
         stop: Vec::new(),
         seed: None,
+        sampling: Default::default(),
+        tools: Vec::new(),
+        tool_choice: Default::default(),
+        response_format: Default::default(),
+        thinking: None,
         user_id: None,
         stream: true,
         stream_options: None,

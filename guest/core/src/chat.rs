@@ -2,6 +2,8 @@
 //!
 //! Parsed once, here. Edge, cache and node work with the canonical form; a node parses it with [`ChatRequest::canonical`].
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -13,8 +15,20 @@ use crate::{
     key::hex,
 };
 
+mod ask;
+
+pub use ask::{ResponseFormat, Thinking, ToolChoice};
+
 /// At most this many stop strings (DeepSeek's limit).
 const MAX_STOP: usize = 16;
+/// Longest stop string, bytes.
+const MAX_STOP_BYTES: usize = 1024;
+/// Answers to one request at most.
+const MAX_N: u32 = 16;
+/// Most likely tokens to name beside each (OpenAI's and DeepSeek's limit).
+const MAX_TOP_LOGPROBS: u32 = 20;
+/// Tokens that may have a bias (OpenAI's limit).
+const MAX_BIASES: usize = 1024;
 /// DeepSeek's largest `max_tokens`.
 const MAX_TOKENS: u32 = 393_216;
 /// Longest `user_id`, bytes (DeepSeek's limit).
@@ -36,12 +50,90 @@ pub struct ChatRequest {
     pub stop: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    #[serde(flatten)]
+    pub sampling: Sampling,
+    /// Functions the model may call, as the client described them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<Value>,
+    #[serde(default, skip_serializing_if = "ToolChoice::is_auto")]
+    pub tool_choice: ToolChoice,
+    /// What form the answer must have; text has any.
+    #[serde(default, skip_serializing_if = "ResponseFormat::is_text")]
+    pub response_format: ResponseFormat,
+    /// Whether the model is to reason before it answers, where it can do either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thinking: Option<Thinking>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub stream: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream_options: Option<StreamOptions>,
+}
+
+/// What few requests ask of the sampler. Only what differs from the default is written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sampling {
+    /// Answers wanted, 1..=16.
+    #[serde(skip_serializing_if = "is_one")]
+    pub n: u32,
+    /// Draw from so many of the likeliest tokens; 0 from all.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub top_k: u32,
+    /// Draw from tokens that are at least so likely, as a share of the likeliest one's probability, 0..=1.
+    #[serde(skip_serializing_if = "is_none")]
+    pub min_p: f64,
+    /// Over 0, up to 2; 1 is none.
+    #[serde(skip_serializing_if = "is_unit")]
+    pub repetition_penalty: f64,
+    /// -2..=2
+    #[serde(skip_serializing_if = "is_none")]
+    pub frequency_penalty: f64,
+    /// -2..=2
+    #[serde(skip_serializing_if = "is_none")]
+    pub presence_penalty: f64,
+    /// By token id, -100..=100.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub logit_bias: BTreeMap<String, f64>,
+    /// Whether log probabilities are wanted.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub logprobs: bool,
+    /// Those of so many of the likeliest tokens beside each, 0..=20.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub top_logprobs: u32,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self {
+            n: 1,
+            top_k: 0,
+            min_p: 0.0,
+            repetition_penalty: 1.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            logit_bias: BTreeMap::new(),
+            logprobs: false,
+            top_logprobs: 0,
+        }
+    }
+}
+
+fn is_one(n: &u32) -> bool {
+    *n == 1
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
+}
+
+fn is_none(x: &f64) -> bool {
+    *x == 0.0
+}
+
+fn is_unit(x: &f64) -> bool {
+    *x == 1.0
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -91,6 +183,7 @@ impl ChatRequest {
             // Greedy: nothing is drawn.
             self.seed = None;
             self.top_p = 1.0;
+            (self.sampling.top_k, self.sampling.min_p) = (0, 0.0);
         }
         self.to_bytes()
     }
@@ -152,20 +245,25 @@ struct Raw {
     max_completion_tokens: Option<i64>,
     temperature: Option<f64>,
     top_p: Option<f64>,
+    top_k: Option<i64>,
+    min_p: Option<f64>,
+    repetition_penalty: Option<f64>,
     frequency_penalty: Option<f64>,
     presence_penalty: Option<f64>,
+    n: Option<u32>,
+    logprobs: Option<bool>,
+    top_logprobs: Option<u32>,
+    logit_bias: Option<BTreeMap<String, f64>>,
     stop: Option<Stop>,
     /// Signed as clients send it, or unsigned as the canonical form writes it.
     seed: Option<i128>,
     user_id: Option<String>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
-    // Not offered yet: refused when they ask for something, accepted when they do not.
-    n: Option<u32>,
-    logprobs: Option<bool>,
     tools: Option<Vec<Value>>,
+    tool_choice: Option<ToolChoice>,
     response_format: Option<ResponseFormat>,
-    logit_bias: Option<serde_json::Map<String, Value>>,
+    thinking: Option<Thinking>,
 }
 
 #[derive(Deserialize)]
@@ -200,15 +298,12 @@ enum Stop {
     Many(Vec<String>),
 }
 
-#[derive(Deserialize)]
-struct ResponseFormat {
-    #[serde(rename = "type")]
-    kind: String,
-}
-
 impl Raw {
     fn check(self) -> Result<ChatRequest, Denial> {
-        self.refuse_what_is_not_offered()?;
+        let sampling = self.sampling()?;
+        let thinking = self.thinking.filter(|t| *t == Thinking::ENABLED);
+        let (tools, tool_choice) = ask::tools(self.tools, self.tool_choice)?;
+        let response_format = ask::response_format(self.response_format)?;
         let model = self.model.filter(|m| !m.is_empty()).ok_or_else(|| invalid(Some("model"), "'model' is missing"))?;
         let raw = self
             .messages
@@ -221,8 +316,6 @@ impl Raw {
                 invalid(Some("max_tokens"), format!("'max_tokens' must be 1..{MAX_TOKENS}, not {n}"))
             })?),
         };
-        within("frequency_penalty", self.frequency_penalty, -2.0, 2.0, 0.0)?;
-        within("presence_penalty", self.presence_penalty, -2.0, 2.0, 0.0)?;
         let stop = match self.stop {
             None => Vec::new(),
             Some(Stop::One(s)) => vec![s],
@@ -230,6 +323,10 @@ impl Raw {
         };
         if stop.len() > MAX_STOP || stop.iter().any(String::is_empty) {
             return Err(invalid(Some("stop"), format!("'stop' takes up to {MAX_STOP} strings, none of them empty")));
+        }
+        if let Some(long) = stop.iter().map(String::len).find(|n| *n > MAX_STOP_BYTES) {
+            let message = format!("a string of 'stop' has {long} bytes; {MAX_STOP_BYTES} are the most");
+            return Err(invalid(Some("stop"), message));
         }
         if self.user_id.as_ref().is_some_and(|u| u.len() > MAX_USER_ID) {
             return Err(invalid(Some("user_id"), format!("'user_id' may have up to {MAX_USER_ID} bytes")));
@@ -242,25 +339,56 @@ impl Raw {
             top_p: within("top_p", self.top_p, 0.0, 1.0, 1.0)?,
             stop,
             seed: self.seed.map(seed).transpose()?,
+            sampling,
+            tools,
+            tool_choice,
+            response_format,
+            thinking,
             user_id: self.user_id,
             stream: self.stream.unwrap_or(false),
             stream_options: self.stream_options.filter(|o| o.include_usage),
         })
     }
 
-    fn refuse_what_is_not_offered(&self) -> Result<(), Denial> {
-        let format = self.response_format.as_ref().map_or("text", |f| &f.kind);
-        let asked = [
-            ("n", self.n.is_some_and(|n| n != 1), "more or fewer than one choice"),
-            ("logprobs", self.logprobs == Some(true), "log probabilities"),
-            ("tools", self.tools.as_ref().is_some_and(|t| !t.is_empty()), "tools"),
-            ("response_format", format != "text", "a response_format other than text"),
-            ("logit_bias", self.logit_bias.as_ref().is_some_and(|b| !b.is_empty()), "logit_bias"),
-        ];
-        match asked.iter().find(|(_, asked, _)| *asked) {
-            Some((param, _, what)) => Err(invalid(Some(param), format!("{what} cannot be had from this server yet"))),
-            None => Ok(()),
+    fn sampling(&self) -> Result<Sampling, Denial> {
+        let range = |name: &str, value: Option<i64>, low: u32, high: u32, default: u32| match value {
+            None => Ok(default),
+            Some(n) => u32::try_from(n)
+                .ok()
+                .filter(|n| (low..=high).contains(n))
+                .ok_or_else(|| invalid(Some(name), format!("'{name}' must be {low}..{high}, not {n}"))),
+        };
+        let logprobs = self.logprobs.unwrap_or(false);
+        let top_logprobs = range("top_logprobs", self.top_logprobs.map(i64::from), 0, MAX_TOP_LOGPROBS, 0)?;
+        if top_logprobs > 0 && !logprobs {
+            return Err(invalid(Some("top_logprobs"), "'top_logprobs' needs 'logprobs': true"));
         }
+        let repetition_penalty = within("repetition_penalty", self.repetition_penalty, 0.0, 2.0, 1.0)?;
+        if repetition_penalty == 0.0 {
+            return Err(invalid(Some("repetition_penalty"), "'repetition_penalty' must be over 0"));
+        }
+        let logit_bias = self.logit_bias.clone().unwrap_or_default();
+        if logit_bias.len() > MAX_BIASES {
+            return Err(invalid(Some("logit_bias"), format!("'logit_bias' may name up to {MAX_BIASES} tokens")));
+        }
+        for (id, bias) in &logit_bias {
+            if id.parse::<u32>().is_err() {
+                return Err(invalid(Some("logit_bias"), format!("'logit_bias' names '{id}', which is no token id")));
+            }
+            within("logit_bias", Some(*bias), -100.0, 100.0, 0.0)?;
+        }
+        Ok(Sampling {
+            n: range("n", self.n.map(i64::from), 1, MAX_N, 1)?,
+            // -1 is how some clients say all.
+            top_k: range("top_k", self.top_k.filter(|k| *k != -1), 0, u32::MAX, 0)?,
+            min_p: within("min_p", self.min_p, 0.0, 1.0, 0.0)?,
+            repetition_penalty,
+            frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0, 0.0)?,
+            presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0, 0.0)?,
+            logit_bias,
+            logprobs,
+            top_logprobs,
+        })
     }
 }
 

@@ -64,10 +64,26 @@ fn a_bad_field_is_named() {
         (r#","stop":[""]"#, "stop"),
         (r#","stop":5"#, "stop"),
         (r#","stream":"yes""#, "stream"),
-        (r#","n":2"#, "n"),
+        (r#","n":0"#, "n"),
+        (r#","n":17"#, "n"),
+        (r#","top_k":-2"#, "top_k"),
+        (r#","min_p":1.5"#, "min_p"),
+        (r#","repetition_penalty":0"#, "repetition_penalty"),
+        (r#","frequency_penalty":3"#, "frequency_penalty"),
+        (r#","presence_penalty":-3"#, "presence_penalty"),
+        (r#","logprobs":true,"top_logprobs":21"#, "top_logprobs"),
+        (r#","top_logprobs":2"#, "top_logprobs"),
+        (r#","logit_bias":{"one":1}"#, "logit_bias"),
+        (r#","logit_bias":{"1":101}"#, "logit_bias"),
         (r#","tools":[{"type":"function"}]"#, "tools"),
-        (r#","response_format":{"type":"json_object"}"#, "response_format"),
-        (r#","logprobs":true"#, "logprobs"),
+        (r#","tools":[{"type":"function","function":{"name":"a b"}}]"#, "tools"),
+        (r#","tools":[{"type":"function","function":{"name":"f","parameters":[]}}]"#, "tools"),
+        (r#","tool_choice":"required""#, "tool_choice"),
+        (r#","tool_choice":"sometimes""#, "tool_choice"),
+        (r#","tool_choice":{"type":"function","function":{"name":"f"}}"#, "tool_choice"),
+        (r#","response_format":{"type":"yaml"}"#, "response_format"),
+        (r#","response_format":{"type":"json_schema"}"#, "response_format"),
+        (r#","logprobs":2"#, "logprobs"),
     ] {
         let (named, message) = read(extra).unwrap_err();
         assert_eq!(named.as_deref(), Some(param), "{extra}: {message}");
@@ -77,6 +93,42 @@ fn a_bad_field_is_named() {
     assert_eq!(read(&many).unwrap_err().0.as_deref(), Some("stop"));
     let long = format!(r#","user_id":"{}""#, "u".repeat(513));
     assert_eq!(read(&long).unwrap_err().0.as_deref(), Some("user_id"));
+}
+
+#[test]
+fn what_the_sampler_is_asked_is_written_where_it_is_not_the_default() {
+    let asked = r#","n":2,"top_k":40,"min_p":0.05,"repetition_penalty":1.1,"frequency_penalty":0.5,"presence_penalty":-0.5,"logit_bias":{"7":-100},"logprobs":true,"top_logprobs":3"#;
+    let request = read(asked).unwrap();
+    let written = String::from_utf8(request.to_bytes()).unwrap();
+    for part in ["\"n\":2", "\"top_k\":40", "\"min_p\":0.05", "\"logit_bias\":{\"7\":-100.0}", "\"top_logprobs\":3"] {
+        assert!(written.contains(part), "{written}");
+    }
+    assert_eq!(ChatRequest::canonical(written.as_bytes()).unwrap(), request);
+    assert_eq!(ChatRequest::from_client(written.as_bytes()).unwrap(), request);
+    assert_eq!(read(r#","top_k":-1,"frequency_penalty":0,"logprobs":false"#), read(""));
+    let long = format!(r#","stop":"{}""#, "s".repeat(10_240));
+    assert_eq!(read(&long).unwrap_err().0.as_deref(), Some("stop"));
+}
+
+#[test]
+fn tools_and_forms_are_part_of_the_canonical_request() {
+    let tools = r#","tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"}}}]"#;
+    for extra in [
+        tools.to_string(),
+        format!(r#"{tools},"tool_choice":"required""#),
+        format!(r#"{tools},"tool_choice":{{"type":"function","function":{{"name":"f"}}}}"#),
+        r#","response_format":{"type":"json_object"}"#.into(),
+        r#","response_format":{"type":"json_schema","json_schema":{"name":"n","schema":{"type":"integer"}}}"#.into(),
+        r#","response_format":{"type":"regex","regex":"[0-9]+"}"#.into(),
+        r#","thinking":{"type":"enabled"}"#.into(),
+    ] {
+        let request = read(&extra).unwrap();
+        assert_ne!(request, read("").unwrap(), "{extra}");
+        assert_eq!(ChatRequest::canonical(&request.to_bytes()).unwrap(), request);
+        assert_eq!(ChatRequest::from_client(&request.to_bytes()).unwrap(), request);
+    }
+    assert_eq!(read(&format!(r#"{tools},"tool_choice":"auto""#)), read(tools));
+    assert_eq!(read(r#","tools":[],"tool_choice":"none""#), read(""));
 }
 
 #[test]

@@ -1,0 +1,82 @@
+//! The grammar of a call that must be made: the model's own format around arguments that match the function's schema.
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::Spec;
+use crate::speak::{Calls, Format};
+
+impl Spec {
+    /// One call of one of `functions` (as in `tools[].function`). `token` gives the id of a mark that is a token without
+    /// text. None for a format whose calls cannot be held to a grammar.
+    pub fn call(format: &Format, functions: &[&Value], token: &dyn Fn(&str) -> Option<u32>) -> Option<Self> {
+        let literal = |text: &str| match token(text) {
+            Some(id) => format!("<[{id}]>"),
+            None => Value::from(text).to_string(),
+        };
+        let schema = |function: &Value| match &function["parameters"] {
+            Value::Null => json!({"type": "object"}),
+            schema => schema.clone(),
+        };
+        let (mut rules, mut start) = (String::new(), Vec::new());
+        let (before, after) = match format.calls.as_ref()? {
+            Calls::Named { section, call, before_name, separator } => {
+                for (i, function) in functions.iter().enumerate() {
+                    let name = function["name"].as_str()?;
+                    // A mark may stand at the end of a text or at its beginning.
+                    let head = pieces(before_name, token)
+                        .chain([Value::from(name).to_string()])
+                        .chain(pieces(separator, token));
+                    let head = head.collect::<Vec<_>>().join(" ");
+                    writeln!(rules, "f{i}: {head} a{i}\na{i}: %json {}", schema(function)).ok()?;
+                    start.push(format!("f{i}"));
+                }
+                let open = format!("{} {}", literal(&section[0]), literal(&call[0]));
+                let close = pieces(&call[1], token).collect::<Vec<_>>().join(" ");
+                (open, format!("{close} {}", literal(&section[1])))
+            }
+            Calls::Tagged { arguments, .. } | Calls::Bare { arguments, .. } => {
+                for (i, function) in functions.iter().enumerate() {
+                    let object = json!({
+                        "type": "object",
+                        "properties": { "name": { "const": function["name"] }, arguments.as_str(): schema(function) },
+                        "required": ["name", arguments],
+                        "additionalProperties": false,
+                    });
+                    writeln!(rules, "f{i}: %json {object}").ok()?;
+                    start.push(format!("f{i}"));
+                }
+                match format.calls.as_ref()? {
+                    Calls::Tagged { tags, .. } => {
+                        (format!("{} \"\\n\"", literal(&tags[0])), format!("\"\\n\" {}", literal(&tags[1])))
+                    }
+                    _ => (String::new(), String::new()),
+                }
+            }
+            Calls::Elements { .. } => return None,
+        };
+        Some(Self::Lark(format!("start: {before} ( {} ) {after}\n{rules}", start.join(" | "))))
+    }
+}
+
+/// A text as literals of a grammar, marks that are tokens of their own apart. Marks look like `<...>`.
+fn pieces<'a>(text: &'a str, token: &'a dyn Fn(&str) -> Option<u32>) -> impl Iterator<Item = String> + 'a {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        if let Some(end) = rest.strip_prefix('<').and_then(|r| r.find('>')) {
+            let (mark, after) = rest.split_at(end + 2);
+            if let Some(id) = token(mark) {
+                rest = after;
+                return Some(format!("<[{id}]>"));
+            }
+        }
+        let next = rest.char_indices().skip(1).find(|(_, c)| *c == '<').map_or(rest.len(), |(at, _)| at);
+        let (plain, after) = rest.split_at(next);
+        rest = after;
+        Some(Value::from(plain).to_string())
+    })
+}

@@ -1,0 +1,155 @@
+//! Structured output: which tokens may come next so that the answer matches a grammar.
+//!
+//! The work is llguidance's. Here are its bounds: grammars are compiled where requests are prepared, kept for others that
+//! ask for the same, and limited in size and in the work of one step; what exceeds a limit is that request's error.
+
+mod calls;
+mod masker;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use llguidance::{
+    Matcher, ParserFactory,
+    api::{ParserLimits, TopLevelGrammar},
+};
+use toktrie::{ApproximateTokEnv, SimpleVob, TokRxInfo, TokTrie};
+
+pub use masker::{Masker, Pending};
+
+/// Compiled grammars that are kept.
+const KEPT: usize = 32;
+/// Work to compile one: about 20 ms.
+const COMPILE_FUEL: u64 = 1_000_000;
+/// Work of one step's mask: about 5 ms of lexing and 1 ms of parsing.
+const STEP_FUEL: u64 = 70_000;
+const STEP_ITEMS: usize = 20_000;
+/// Lexer states of one grammar, 1 to 2 KiB each.
+const STATES: usize = 20_000;
+/// Symbols of one grammar.
+const SYMBOLS: usize = 200_000;
+
+/// What the answer must look like.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Spec {
+    /// Any JSON object.
+    JsonObject,
+    /// A JSON schema.
+    JsonSchema(String),
+    /// A regular expression, in the syntax of the crate regex, for the whole answer.
+    Regex(String),
+    /// A grammar in llguidance's Lark.
+    Lark(String),
+}
+
+/// Why an answer cannot be held to a grammar.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GrammarError {
+    #[error("the grammar cannot be compiled: {0}")]
+    Compile(String),
+    #[error("the answer cannot go on within its grammar: {0}")]
+    Step(String),
+}
+
+/// The vocabulary as grammars see it, and the grammars compiled for it.
+pub struct Grammars {
+    vocabulary: Box<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>,
+    ends: Arc<[u32]>,
+    factory: OnceLock<Result<ParserFactory, String>>,
+    /// The most recently used last.
+    kept: Mutex<Vec<(Spec, Matcher)>>,
+}
+
+/// One answer's place in its grammar.
+pub struct Grammar {
+    matcher: Matcher,
+    ends: Arc<[u32]>,
+}
+
+impl Grammars {
+    /// `vocabulary` gives the bytes of every token, none for those without text; it is asked once, when the first grammar
+    /// is wanted. An answer may end with any of `ends`.
+    pub fn new(vocabulary: impl Fn() -> Vec<Vec<u8>> + Send + Sync + 'static, ends: Arc<[u32]>) -> Self {
+        Self { vocabulary: Box::new(vocabulary), ends, factory: OnceLock::new(), kept: Mutex::default() }
+    }
+
+    /// A grammar at its beginning. Takes some milliseconds for one that is new.
+    pub fn get(&self, spec: &Spec) -> Result<Grammar, GrammarError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = kept.iter().position(|(known, _)| known == spec) {
+            let known = kept.remove(at);
+            let matcher = known.1.deep_clone();
+            kept.push(known);
+            return Ok(Grammar { matcher, ends: self.ends.clone() });
+        }
+        // Others that are kept are found meanwhile.
+        drop(kept);
+        let matcher = self.compile(spec)?;
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push((spec.clone(), matcher.deep_clone()));
+        let surplus = kept.len().saturating_sub(KEPT);
+        kept.drain(..surplus);
+        Ok(Grammar { matcher, ends: self.ends.clone() })
+    }
+
+    fn compile(&self, spec: &Spec) -> Result<Matcher, GrammarError> {
+        let told = |e: anyhow::Error| GrammarError::Compile(short(&format!("{e:#}")));
+        let factory = self.factory.get_or_init(|| self.factory()).as_ref();
+        let factory = factory.map_err(|e| GrammarError::Compile(e.clone()))?;
+        let grammar = match spec {
+            Spec::JsonObject => TopLevelGrammar::from_tagged_str("json_object", ""),
+            Spec::JsonSchema(schema) => TopLevelGrammar::from_tagged_str("json_schema", schema),
+            Spec::Regex(regex) => TopLevelGrammar::from_tagged_str("regex", regex),
+            Spec::Lark(lark) => TopLevelGrammar::from_tagged_str("lark", lark),
+        };
+        let mut matcher = Matcher::new(factory.create_parser(grammar.map_err(told)?));
+        // A grammar that cannot begin is not kept.
+        matcher.compute_mask_or_eos().map_err(told)?;
+        Ok(matcher)
+    }
+
+    fn factory(&self) -> Result<ParserFactory, String> {
+        let words = (self.vocabulary)();
+        let end = self.ends.first().copied().ok_or("the vocabulary has no token that ends an answer")?;
+        let trie = TokTrie::from(&TokRxInfo::new(words.len() as u32, end), &words);
+        let environment: toktrie::TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&environment).map_err(|e| e.to_string())?;
+        factory.quiet();
+        *factory.limits_mut() = ParserLimits {
+            initial_lexer_fuel: COMPILE_FUEL,
+            step_lexer_fuel: STEP_FUEL,
+            step_max_items: STEP_ITEMS,
+            max_lexer_states: STATES,
+            max_grammar_size: SYMBOLS,
+            verbose_errors: false,
+            ..ParserLimits::default()
+        };
+        Ok(factory)
+    }
+}
+
+impl Grammar {
+    /// Takes the next token of the answer in.
+    pub fn accept(&mut self, id: u32) -> Result<(), GrammarError> {
+        if self.ends.contains(&id) {
+            return Ok(());
+        }
+        self.matcher.consume_token(id).map_err(|e| GrammarError::Step(short(&e.to_string())))
+    }
+
+    /// The tokens that may come next.
+    pub fn mask(&mut self) -> Result<SimpleVob, GrammarError> {
+        let mut mask = self.matcher.compute_mask_or_eos().map_err(|e| GrammarError::Step(short(&e.to_string())))?;
+        if self.ends.first().is_some_and(|end| mask.is_allowed(*end)) {
+            let known = mask.len();
+            self.ends.iter().filter(|end| (**end as usize) < known).for_each(|end| mask.allow_token(*end));
+        }
+        Ok(mask)
+    }
+}
+
+/// The first line of a message, and not too much of it.
+fn short(message: &str) -> String {
+    message.lines().next().unwrap_or_default().chars().take(300).collect()
+}

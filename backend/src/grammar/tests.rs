@@ -1,0 +1,121 @@
+//! Grammars over a vocabulary of single bytes and a few words.
+
+use super::*;
+use crate::speak::Format;
+
+const END: u32 = 256;
+
+/// Every byte, then the end, then some words.
+fn vocabulary() -> Vec<Vec<u8>> {
+    let words = ["", "{\"", "\":", "true", "<tool_call>", "</tool_call>", ""];
+    (0..=255u8).map(|b| vec![b]).chain(words.iter().map(|w| w.as_bytes().to_vec())).collect()
+}
+
+fn grammars() -> Grammars {
+    Grammars::new(vocabulary, [END].into())
+}
+
+/// Whether the grammar lets this text through byte by byte, and may end after it.
+fn takes(grammar: &mut Grammar, text: &str) -> Result<bool, usize> {
+    for (at, byte) in text.bytes().enumerate() {
+        if !grammar.mask().unwrap().is_allowed(u32::from(byte)) {
+            return Err(at);
+        }
+        grammar.accept(u32::from(byte)).unwrap();
+    }
+    Ok(grammar.mask().unwrap().is_allowed(END))
+}
+
+#[test]
+fn only_what_matches_may_be_said_and_the_end_comes_when_it_is_complete() {
+    let grammars = grammars();
+    let table = [
+        (Spec::JsonObject, "{\"a\": [1, {}]}", Ok(true)),
+        (Spec::JsonObject, "[1]", Err(0)),
+        (Spec::JsonObject, "{\"a\"", Ok(false)),
+        (Spec::JsonSchema(r#"{"type":"integer"}"#.into()), "-12", Ok(true)),
+        (Spec::JsonSchema(r#"{"type":"integer"}"#.into()), "1.5", Err(1)),
+        (Spec::JsonSchema(r#"{"enum":["red","blue"]}"#.into()), "\"green\"", Err(1)),
+        (Spec::Regex("[0-9]{2}-[a-c]+".into()), "12-abc", Ok(true)),
+        (Spec::Regex("[0-9]{2}-[a-c]+".into()), "12-d", Err(3)),
+    ];
+    for (spec, text, expected) in table {
+        assert_eq!(takes(&mut grammars.get(&spec).unwrap(), text), expected, "{spec:?} {text}");
+    }
+}
+
+#[test]
+fn a_token_of_several_bytes_is_allowed_where_all_of_it_fits() {
+    let mut grammar = grammars().get(&Spec::JsonObject).unwrap();
+    assert!(grammar.mask().unwrap().is_allowed(257));
+    assert!(!grammar.mask().unwrap().is_allowed(259));
+    grammar.accept(257).unwrap();
+    assert!(!grammar.mask().unwrap().is_allowed(END));
+}
+
+#[test]
+fn what_cannot_be_compiled_is_an_error_and_quickly() {
+    let grammars = grammars();
+    let began = std::time::Instant::now();
+    for spec in [
+        Spec::Regex("(".into()),
+        Spec::Regex(r"(a)\1".into()),
+        Spec::JsonSchema(r#"{"type":"nonsense"}"#.into()),
+        Spec::JsonSchema(r##"{"$ref":"#/nowhere"}"##.into()),
+        Spec::JsonSchema("not json".into()),
+        Spec::Lark("start: missing".into()),
+    ] {
+        let error = grammars.get(&spec).err();
+        assert!(matches!(error, Some(GrammarError::Compile(_))), "{spec:?}: {error:?}");
+        assert!(error.unwrap().to_string().len() < 400);
+    }
+    // What grows without end when it is written out is not written out.
+    let nested = grammars.get(&Spec::Regex("((((a{1,500}){1,500}){1,500}){1,500})b".into()));
+    assert!(nested.is_err() || takes(&mut nested.unwrap(), "aaab").is_ok());
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_known_grammar_begins_anew_each_time_and_the_oldest_is_forgotten() {
+    let grammars = grammars();
+    let spec = Spec::Regex("ab".into());
+    assert_eq!(takes(&mut grammars.get(&spec).unwrap(), "ab"), Ok(true));
+    assert_eq!(takes(&mut grammars.get(&spec).unwrap(), "ab"), Ok(true));
+    for i in 0..2 * KEPT {
+        grammars.get(&Spec::Regex(format!("x{i}"))).unwrap();
+    }
+    assert_eq!(grammars.kept.lock().unwrap().len(), KEPT);
+}
+
+#[test]
+fn masks_come_from_their_own_thread() {
+    let masker = Masker::start().unwrap();
+    let pending = masker.next(grammars().get(&Spec::Regex("ab".into())).unwrap(), None);
+    let (grammar, mask) = pending.wait().unwrap();
+    assert!(mask.is_allowed(u32::from(b'a')) && !mask.is_allowed(u32::from(b'b')));
+    let (grammar, mask) = masker.next(grammar, Some(u32::from(b'a'))).wait().unwrap();
+    assert!(mask.is_allowed(u32::from(b'b')));
+    assert!(matches!(masker.next(grammar, Some(u32::from(b'x'))).wait(), Err(GrammarError::Step(_))));
+}
+
+#[test]
+fn a_call_that_must_be_made_is_written_in_the_models_own_format() {
+    let weather = serde_json::json!({"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"], "additionalProperties": false}});
+    let now = serde_json::json!({"name": "now"});
+    let functions = [&weather, &now];
+    let hermes = Format::of("<tool_call>").unwrap();
+    let spec = Spec::call(hermes, &functions, &|_| None).unwrap();
+    let grammars = grammars();
+    let call = "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>";
+    assert_eq!(takes(&mut grammars.get(&spec).unwrap(), call), Ok(true));
+    assert!(takes(&mut grammars.get(&spec).unwrap(), &call.replace("weather", "other")).is_err());
+    let deepseek = Format::of("<｜tool▁calls▁begin｜>```json").unwrap();
+    let spec = Spec::call(deepseek, &[&weather], &|mark| (mark == "<｜tool▁sep｜>").then_some(262)).unwrap();
+    let mut grammar = grammars.get(&spec).unwrap();
+    assert_eq!(takes(&mut grammar, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function"), Ok(false));
+    assert!(grammar.mask().unwrap().is_allowed(262));
+    grammar.accept(262).unwrap();
+    let rest = "weather\n```json\n{\"city\": \"Oslo\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
+    assert_eq!(takes(&mut grammar, rest), Ok(true));
+    assert_eq!(Spec::call(Format::of("｜DSML｜").unwrap(), &[&weather], &|_| None), None);
+}
