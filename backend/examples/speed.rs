@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Model, Segment};
+use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Logits, Model, Segment};
 
 const PREFILL: [usize; 3] = [32, 128, 512];
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
@@ -28,7 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut best = f32::INFINITY;
         for _ in 0..3 {
             let begin = Instant::now();
-            model.step(&[Segment { tokens: &tokens, start: 0, blocks: &table, logits: true }])?;
+            model.step(&[Segment { tokens: &tokens, start: 0, blocks: &table, logits: Logits::Last }])?;
             best = best.min(begin.elapsed().as_secs_f32());
         }
         println!("prefill of {n}: {best:.3} s, {:.0} tokens/s", n as f32 / best);
@@ -47,7 +47,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 let tokens = [token(step)];
                 let segments: Vec<Segment> = tables
                     .iter()
-                    .map(|blocks| Segment { tokens: &tokens, start: past + step, blocks, logits: true })
+                    .map(|blocks| Segment { tokens: &tokens, start: past + step, blocks, logits: Logits::Last })
                     .collect();
                 let begin = Instant::now();
                 model.step(&segments)?;
