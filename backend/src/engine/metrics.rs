@@ -9,7 +9,12 @@ pub struct Metrics {
     pub inter_token: Histogram,
     /// From the arrival of a request to its slot.
     pub queue: Histogram,
+    /// The model's part of a step.
     pub step: Histogram,
+    /// Beside the model: deciding what runs, drawing tokens, and (on the other thread) making text and events of them.
+    pub schedule: Histogram,
+    pub sample: Histogram,
+    pub write: Histogram,
     /// Sequences in a step.
     pub batch: Histogram,
     pub running: Gauge,
@@ -60,6 +65,9 @@ impl Metrics {
             inter_token: histogram!("littoral_node_inter_token_seconds"),
             queue: histogram!("littoral_node_queue_seconds"),
             step: histogram!("littoral_node_step_seconds"),
+            schedule: histogram!("littoral_node_schedule_seconds"),
+            sample: histogram!("littoral_node_sample_seconds"),
+            write: histogram!("littoral_node_write_seconds"),
             batch: histogram!(BATCH),
             running: gauge!("littoral_node_running"),
             waiting: gauge!("littoral_node_queued"),

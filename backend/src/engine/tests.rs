@@ -416,6 +416,43 @@ async fn a_failed_step_fails_its_own_requests_only() {
 }
 
 #[tokio::test]
+async fn logits_that_are_no_numbers_fail_their_own_request_only() {
+    let (open, gate) = mpsc::channel();
+    let bench = bench(LIMITS, Some(gate));
+    let first = bench.submit(job(&[1, 1], 6));
+    let poisoned = bench.submit(job(&[2, 2], 6));
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    // The first may have begun alone; from then on both are in every step.
+    open.send(Ok(())).unwrap();
+    open.send(Err(StepError::NotFinite { segment: 1 })).unwrap();
+    drop(open);
+    let (first, poisoned) = (collect(first).await, collect(poisoned).await);
+    assert_eq!((first.completion, first.error), (Some(6), None));
+    assert_eq!(poisoned.code(), code::INTERNAL);
+    bench.until(|l| l.running == 0 && l.free_blocks == LIMITS.blocks).await;
+}
+
+#[tokio::test]
+async fn modest_users_are_answered_beside_a_greedy_one() {
+    let limits = Limits { slots: 4, queue: 40, blocks: 200, ..LIMITS };
+    let bench = bench(limits, None);
+    let of = |user: &str, prompt: &[u32], max_tokens: usize| {
+        let prefix = Prefix::of(Key::scope("t", Some(user)), prompt, LIMITS.block_tokens);
+        Job { prefix, ..job(prompt, max_tokens) }
+    };
+    let mut greedy: Vec<Events> = (0..32).map(|i| bench.submit(of("greedy", &[i % 12, i / 12, 4], 100))).collect();
+    bench.until(|l| l.running == 4).await;
+    for user in ["a", "b", "c"] {
+        // They are through before most of the greedy user's requests have begun.
+        assert_eq!(bench.answer(of(user, &[3, 3], 5)).await.error, None);
+    }
+    assert!(bench.engine.load().waiting > 20, "{:?}", bench.engine.load());
+    for events in greedy.drain(..) {
+        assert_eq!(collect(events).await.error, None);
+    }
+}
+
+#[tokio::test]
 async fn a_panic_in_the_model_is_a_failed_step() {
     let bench = bench(LIMITS, None);
     let answer = bench.answer(job(&[13], 2)).await;

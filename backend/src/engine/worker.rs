@@ -243,6 +243,7 @@ impl<M: Step> Worker<M> {
 
     /// The next step, and what it says of who got and who lost a slot.
     fn plan(&mut self) -> Plan {
+        let began = Instant::now();
         let prompt_rows = self.pace.prompt_rows(self.scheduler.limits().rows());
         let drafts: HashMap<Id, usize> = self
             .sequences
@@ -267,6 +268,9 @@ impl<M: Step> Worker<M> {
             self.note(Note::Started { request: id, cached });
         }
         self.metrics.preemptions.increment(plan.preempted.len() as u64);
+        if !plan.rows.is_empty() {
+            self.metrics.schedule.record(began.elapsed());
+        }
         plan
     }
 
@@ -322,6 +326,7 @@ impl<M: Step> Worker<M> {
                 self.pace.observe(writing, reading, took.as_secs_f64());
                 let mut said = Vec::with_capacity(plan.len());
                 plan.iter().zip(logits).for_each(|(rows, logits)| self.take_in(rows, logits, &mut said));
+                self.metrics.sample.record(began.elapsed() - took);
                 let speed = said.len() as f64 / took.as_secs_f64().max(1e-9);
                 self.speed = if self.speed == 0.0 { speed } else { 0.9 * self.speed + 0.1 * speed };
                 if !said.is_empty() {

@@ -85,7 +85,11 @@ impl Writer {
                     self.requests.insert(id, request);
                 }
                 Note::Started { request, cached } => self.started(request, cached),
-                Note::Tokens(said) => said.into_iter().for_each(|(request, at, said)| self.token(request, at, said)),
+                Note::Tokens(said) => {
+                    let began = Instant::now();
+                    said.into_iter().for_each(|(request, at, said)| self.token(request, at, said));
+                    self.metrics.write.record(began.elapsed());
+                }
                 Note::Failed { request, code, error } => {
                     if let Some(Request { open, .. }) = self.requests.get(&request) {
                         open.outlet.send(Kind::Error(error));
