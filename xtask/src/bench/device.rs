@@ -110,6 +110,14 @@ struct Row {
     speed: Result<Speed>,
 }
 
+impl Row {
+    /// Which it is and why it could not be timed.
+    fn failure(&self) -> Option<String> {
+        let error = self.speed.as_ref().err()?;
+        Some(format!("{}, {}: {error:#}", self.shape.name(), self.format.name))
+    }
+}
+
 pub fn bench(ui: &Ui, options: &Options) -> Result<()> {
     let step = ui.step("build");
     exec::run_cargo(&mut node(options.device, "build", &["--example", "random", "--example", "speed"]), &step)?;
@@ -121,7 +129,7 @@ pub fn bench(ui: &Ui, options: &Options) -> Result<()> {
     let dir = options.dir.clone().unwrap_or_else(|| place::target().join("bench-device"));
     let mut rows = Vec::new();
     for shape in shapes {
-        let folder = dir.join(shape.name());
+        let folder = dir.join(format!("random-{}", shape.name()));
         let timed = rows_of(ui, options.device, *shape, &folder);
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
@@ -129,7 +137,8 @@ pub fn bench(ui: &Ui, options: &Options) -> Result<()> {
         rows.extend(timed?);
     }
     println!("{}\n\n{}", machine::describe(), table(&rows, options.bandwidth_gbs));
-    ensure!(rows.iter().all(|row| row.speed.is_ok()), "not every model could be timed");
+    let failed: Vec<_> = rows.iter().filter_map(Row::failure).collect();
+    ensure!(failed.is_empty(), "not every model could be timed\n{}", failed.join("\n"));
     Ok(())
 }
 
@@ -205,15 +214,26 @@ fn table(rows: &[Row], bandwidth_gbs: Option<f64>) -> Table {
         let (name, kind, gb) = (shape.name(), format.name.to_owned(), format!("{:.1}", weights / GB));
         let mb = format!("{:.0}", read / 1e6);
         match speed {
-            Err(error) => {
+            Err(_) => {
                 let none = || "-".to_owned();
-                table.row([name, kind, gb, format!("{error:#}"), none(), none(), none(), mb, none(), none()]);
+                table.row([name, kind, gb, "failed".into(), none(), none(), none(), mb, none(), none()]);
             }
             Ok(Speed { device, prefill, decode_1, decode_8 }) => {
                 let rate = read * decode_1 / GB;
                 let share = bandwidth_gbs.map_or("-".into(), |card| format!("{:.0} %", 100.0 * rate / card));
-                let [prefill, one, eight] = [prefill, decode_1, decode_8].map(|rate| format!("{rate:.1}"));
-                table.row([name, kind, gb, device.clone(), prefill, one, eight, mb, format!("{rate:.1}"), share]);
+                let [one, eight] = [decode_1, decode_8].map(|rate| format!("{rate:.1}"));
+                table.row([
+                    name,
+                    kind,
+                    gb,
+                    device.clone(),
+                    format!("{prefill:.0}"),
+                    one,
+                    eight,
+                    mb,
+                    format!("{rate:.1}"),
+                    share,
+                ]);
             }
         }
     }
@@ -235,8 +255,9 @@ mod unit_tests {
         let speed = Speed { device: "card".into(), prefill: 1000.0, decode_1: 100.0, decode_8: 400.0 };
         let good = Row { shape: Shape::Qwen, format: bf16, read: 2e9, weights: 4e9, speed: Ok(speed) };
         let bad = Row { shape: Shape::V2Lite, format: int4, read: 1e9, weights: 1e9, speed: Err(anyhow!("no room")) };
+        let failures = [good.failure(), bad.failure()];
+        assert_eq!(failures, [None, Some("deepseek-v2-lite, int4: no room".into())]);
         let text = table(&[good, bad], Some(1000.0)).to_string();
-        assert!(text.contains("200.0 |") && text.contains("20 %"), "{text}");
-        assert!(text.contains("no room"), "{text}");
+        assert!(text.contains("200.0 |") && text.contains("20 %") && text.contains("failed"), "{text}");
     }
 }
