@@ -6,6 +6,7 @@
 mod config;
 mod cursor;
 mod error;
+mod latent;
 mod names;
 mod parts;
 mod tensor;
@@ -20,6 +21,7 @@ use super::{fingerprint::Fingerprint, mapped::Mapped};
 pub(super) use config::config;
 use cursor::Cursor;
 pub use error::GgufError;
+pub(super) use latent::{join, joined};
 pub(super) use names::hugging_face;
 pub(super) use parts::{parts, whole_name};
 pub use tensor::{TensorInfo, TensorType};

@@ -24,7 +24,7 @@ pub use error::FileError;
 pub(crate) use folder::{CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TextFiles};
 pub use generation::Generation;
 pub use hub::locate;
-pub use tensor::{Kind, Tensor};
+pub use tensor::{Kind, Tensor, TensorInfo};
 
 /// The name of the model at a path: that of the folder (of a hub's snapshot, the repository's) or of the file without its
 /// ending and the number of its part.

@@ -70,6 +70,16 @@ pub struct Tensor<'a> {
     pub bytes: Cow<'a, [u8]>,
 }
 
+/// What the table of a checkpoint says of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    pub name: &'a str,
+    pub kind: Kind,
+    pub shape: &'a [usize],
+    /// Bytes it takes in its file.
+    pub bytes: usize,
+}
+
 impl Tensor<'_> {
     /// Number of elements as the shape says; of packed FP4 that is half of the model's.
     pub fn elements(&self) -> usize {
