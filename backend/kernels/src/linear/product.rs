@@ -1,14 +1,15 @@
 //! A part of a product: panels are made once, and multiplied with tile after tile.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use super::parts::Part;
 use crate::Weights;
-use crate::activation::{BLOCK, IntTiles, Rows, Tile};
+use crate::activation::{IntTiles, Rows, Tile};
 use crate::blocks::Codes;
 use crate::cells::Cells;
 use crate::panel::{Columns, FLOAT_COLS, INT_COLS, Panel, PanelRows};
-use crate::simd::{self, IntTile, LANES, Level, MOST_ROWS};
+use crate::simd::{self, BLOCK, IntTile, LANES, Level, MOST_ROWS};
 
 #[derive(Clone, Copy)]
 pub(super) enum Activations<'a> {
@@ -99,13 +100,15 @@ impl Product<'_> {
         let acc = &mut room[..place.tile.rows];
         if place.columns.first > 0 {
             for (n, acc) in acc.iter_mut().enumerate() {
-                copy(self.outputs(place, n), acc);
+                // SAFETY: a panel and a tile meet in one part, and a row is in one tile.
+                copy(unsafe { self.y.piece(self.outputs(place, n)) }, acc);
             }
         }
         add(acc);
         let bias = self.bias.filter(|_| place.columns.first + place.columns.count == self.w.cols);
         for (n, acc) in acc.iter().enumerate() {
-            let y = self.outputs(place, n);
+            // SAFETY: as above.
+            let y = unsafe { self.y.piece(self.outputs(place, n)) };
             copy(acc, y);
             if let Some(bias) = bias {
                 y.iter_mut().zip(&bias[place.rows.row..]).for_each(|(y, bias)| *y += bias);
@@ -113,11 +116,11 @@ impl Product<'_> {
         }
     }
 
-    fn outputs(&self, place: Place, n: usize) -> &mut [f32] {
+    /// Where the results of a panel for the `n`th row of a tile belong.
+    #[inline(always)]
+    fn outputs(&self, place: Place, n: usize) -> Range<usize> {
         let start = self.rows.row(place.tile.first + n) * self.w.rows + place.rows.row;
-        // SAFETY: a panel and a tile meet in one part, a row is in one tile, and the piece is used up before the part
-        // asks for it again.
-        unsafe { self.y.piece(start..start + place.rows.rows) }
+        start..start + place.rows.rows
     }
 }
 

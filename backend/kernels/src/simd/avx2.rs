@@ -1,11 +1,12 @@
 //! AVX2 with FMA and F16C.
+#![expect(clippy::needless_range_loop, reason = "a row is the same place in several arrays")]
 
 mod lanes;
 
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd, Work, by_rows};
+use super::{BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, by_rows, steps};
 use lanes::Halves;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -30,6 +31,51 @@ impl Simd for Avx2 {
             Portable::columns(rows, at + done * 4, &mut columns[done..]);
         }
     }
+
+    #[inline(always)]
+    fn quantise(x: &[f32; BLOCK]) -> Quantised {
+        // SAFETY: code for `Avx2` is reached through `enter` alone.
+        unsafe { quantise(x) }
+    }
+}
+
+/// As [`Simd::quantise`]; for AVX-512 too.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn quantise(x: &[f32; BLOCK]) -> Quantised {
+    let mut eights = [_mm256_setzero_ps(); 4];
+    for i in 0..4 {
+        // SAFETY: a block is four times eight.
+        eights[i] = unsafe { _mm256_loadu_ps(x.as_ptr().add(i * 8)) };
+    }
+    // As integers, magnitudes have the order of the numbers, and NaN is above them all.
+    let size = |x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX));
+    let low = _mm256_max_epi32(size(eights[0]), size(eights[1]));
+    let high = _mm256_max_epi32(size(eights[2]), size(eights[3]));
+    let largest = _mm256_max_epi32(low, high);
+    let largest = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256::<1>(largest));
+    let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b01_00_11_10>(largest));
+    let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b10_11_00_01>(largest));
+    let (scale, steps) = match steps(f32::from_bits(_mm_cvtsi128_si32(largest).cast_unsigned())) {
+        Ok(steps) => steps,
+        Err(nothing) => return nothing,
+    };
+    let steps = _mm256_set1_ps(steps);
+    let round = |x| _mm256_cvtps_epi32(_mm256_mul_ps(x, steps));
+    // Packing works within halves of a register, and leaves the order 0 2 4 6 1 3 5 7 of groups of four.
+    let low = _mm256_packs_epi32(round(eights[0]), round(eights[1]));
+    let high = _mm256_packs_epi32(round(eights[2]), round(eights[3]));
+    let packed = _mm256_packs_epi16(low, high);
+    let packed = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), packed);
+    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    let eights = _mm256_hadd_epi32(fours, fours);
+    let halves = _mm256_hadd_epi32(eights, eights);
+    let sums = [_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves)];
+    let mut bytes = [[0i8; 4]; BLOCK / 4];
+    // SAFETY: as many bytes as a register has.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), packed) };
+    Quantised { scale, bytes, sums: [_mm_cvtsi128_si32(sums[0]), _mm_cvtsi128_si32(sums[1])] }
 }
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
@@ -204,14 +250,12 @@ unsafe fn accumulate<const WORDS: usize, const N: usize>(
     acc: &mut [f32; LANES],
 ) {
     // SAFETY: as promised.
-    let (scale, x_scale) = unsafe {
-        (sides(tile.scale.get_unchecked(group)), *tile.x_scale.get_unchecked(group * WORDS / 8 * N + row))
-    };
+    let (scale, x_scale) =
+        unsafe { (sides(tile.scale.get_unchecked(group)), *tile.x_scale.get_unchecked(group * WORDS / 8 * N + row)) };
     let x_scale = _mm256_set1_ps(x_scale);
     let mut sums = sides(acc);
     for side in 0..2 {
-        sums[side] =
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[side]), _mm256_mul_ps(scale[side], x_scale), sums[side]);
+        sums[side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[side]), _mm256_mul_ps(scale[side], x_scale), sums[side]);
     }
     if let Some(min) = tile.min {
         // SAFETY: as promised.

@@ -1,11 +1,12 @@
 //! AVX-512 with VNNI.
+#![expect(clippy::needless_range_loop, reason = "a row is the same place in several arrays")]
 
 mod lanes;
 
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd, Work, by_rows};
+use super::{BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows};
 use lanes::Whole;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -29,6 +30,12 @@ impl Simd for Avx512 {
         if done < columns.len() {
             Portable::columns(rows, at + done * 4, &mut columns[done..]);
         }
+    }
+
+    #[inline(always)]
+    fn quantise(x: &[f32; BLOCK]) -> Quantised {
+        // SAFETY: code for `Avx512` is reached through `enter` alone.
+        unsafe { avx2::quantise(x) }
     }
 }
 

@@ -20,6 +20,9 @@ pub(crate) const LANES: usize = 16;
 /// Elements of an f32 product that are summed up before they are added to the rest.
 pub(crate) const CHAIN: usize = 64;
 
+/// Elements of a quantised activation that share a scale.
+pub(crate) const BLOCK: usize = 32;
+
 /// Positions whose scores are weighed together.
 pub(crate) const SPAN: usize = 256;
 
@@ -97,6 +100,31 @@ pub(crate) trait Simd {
     /// Words from byte `at` of sixteen rows, one of each row side by side: as many columns as there are. Of the last
     /// word there may be some bytes only; the others become zero.
     fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]);
+
+    /// The block in steps of a 127th of the largest magnitude, to the nearest, halves to even.
+    fn quantise(x: &[f32; BLOCK]) -> Quantised;
+}
+
+/// A block of activations as bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Quantised {
+    pub scale: f32,
+    pub bytes: [[i8; 4]; BLOCK / 4],
+    /// Of the bytes of each half.
+    pub sums: [i32; 2],
+}
+
+/// The size of a step, and how many make one, for blocks with a largest magnitude of `largest`; none if the block is
+/// zero, or so close to it that steps would be no normal numbers. One that is not finite gets steps of NaN, so that
+/// what comes of it is seen.
+#[inline(always)]
+fn steps(largest: f32) -> Result<(f32, f32), Quantised> {
+    let nothing = |scale| Quantised { scale, bytes: [[0; 4]; BLOCK / 4], sums: [0; 2] };
+    match largest {
+        ..1e-35 => Err(nothing(0.0)),
+        1e-35..=f32::MAX => Ok((largest / 127.0, 127.0 / largest)),
+        _ => Err(nothing(f32::NAN)),
+    }
 }
 
 /// The bytes of sixteen rows.
