@@ -11,7 +11,7 @@ mod names;
 mod parts;
 mod tensor;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod value;
 
 use std::{collections::HashMap, ops::Range, path::Path};

@@ -4,7 +4,6 @@
 //! Nothing in a file is trusted: counts, lengths, offsets and names are checked before anything is allocated or read.
 
 mod checkpoint;
-pub mod dequant;
 mod error;
 mod fingerprint;
 mod folder;
@@ -15,6 +14,8 @@ mod json;
 mod mapped;
 mod safetensors;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use littoral_kernels::Format;
+
 use super::gguf::TensorType;
 
 /// The elements of a tensor.
@@ -37,6 +39,17 @@ impl Kind {
             TensorType(25) => Self::Other("I16"),
             TensorType(28) => Self::Other("F64"),
             blocks => Self::Quantized(blocks),
+        }
+    }
+
+    /// The format of such elements, where kernels read them as they are.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::F32 => Some(Format::F32),
+            Self::F16 => Some(Format::F16),
+            Self::BF16 => Some(Format::BF16),
+            Self::Quantized(kind) => kind.to_string().parse().ok(),
+            _ => None,
         }
     }
 }

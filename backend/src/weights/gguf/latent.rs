@@ -4,7 +4,7 @@
 //! value. llama.cpp keeps `attn_k_b`, `[heads, rank, nope]`, with the keys' rows turned into columns, and `attn_v_b`,
 //! `[heads, value, rank]`.
 
-use littoral_kernels::{Format, dequantize};
+use littoral_kernels::dequantize;
 
 use crate::weights::{Kind, Tensor};
 
@@ -18,7 +18,7 @@ pub struct Joined {
 /// stay what they are if both are F16 or BF16, and become F32 otherwise: blocks along a row cannot be turned.
 pub fn joined(keys: (Kind, &[usize]), values: (Kind, &[usize])) -> Option<Joined> {
     let ([heads, rank, nope], [also_heads, value, also_rank]) = (keys.1, values.1) else { return None };
-    let formats = [format(keys.0)?, format(values.0)?];
+    let formats = [keys.0.format()?, values.0.format()?];
     let blocks = [(formats[0], *nope), (formats[1], *rank)];
     let whole = blocks.iter().all(|(format, cols)| format.row_bytes(*cols).is_some());
     if heads != also_heads || rank != also_rank || !whole {
@@ -53,20 +53,10 @@ fn interleave<const N: usize>(shape: &[usize], keys: &[[u8; N]], values: &[[u8; 
 }
 
 fn floats(tensor: &Tensor) -> Vec<[u8; 4]> {
-    let Some(format) = format(tensor.kind) else { return Vec::new() };
+    let Some(format) = tensor.kind.format() else { return Vec::new() };
     let mut out = vec![0.0; tensor.elements()];
     dequantize(format, tensor.shape.last().copied().unwrap_or(1), &tensor.bytes, &mut out);
     out.into_iter().map(f32::to_le_bytes).collect()
-}
-
-fn format(kind: Kind) -> Option<Format> {
-    match kind {
-        Kind::F32 => Some(Format::F32),
-        Kind::F16 => Some(Format::F16),
-        Kind::BF16 => Some(Format::BF16),
-        Kind::Quantized(kind) => kind.to_string().parse().ok(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
