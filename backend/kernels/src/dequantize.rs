@@ -70,7 +70,7 @@ fn write(level: Level, w: &Weights, panel: usize, out: &mut [f32]) {
     let rows = PanelRows::of(w, 0, panel);
     PANEL.with_borrow_mut(|room| {
         for columns in Columns::of(w.cols, FLOAT_COLS) {
-            room.widen(level, &rows, columns);
+            let _ = room.widen(level, &rows, columns);
             for (lane, out) in out.chunks_exact_mut(w.cols).enumerate() {
                 let values = room.floats.iter().map(|floats| floats[lane]);
                 let out = &mut out[columns.first..columns.first + columns.count];

@@ -1,12 +1,21 @@
 //! Floating-point numbers of all sizes.
 
 use super::Raw;
-use crate::simd::{LANES, Lanes, Rows, Simd};
+use crate::simd::{Ahead, LANES, Lanes, Rows, Simd};
+
+/// Where columns are read.
+pub(crate) struct Source<'a, 'w> {
+    pub rows: &'a Rows<'w>,
+    /// The first column.
+    pub first: usize,
+    /// Called to the cache meanwhile.
+    pub ahead: &'a mut Ahead<'w>,
+}
 
 /// A format whose values are floating-point numbers.
 pub(crate) trait Floats {
-    /// Writes columns `first..` of sixteen rows, as many as `out` has. `room` has a word for each of them and one more.
-    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]);
+    /// Writes as many columns as `out` has. `room` has a word for each of them and one more.
+    fn read<S: Simd>(&self, from: &mut Source, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]);
 }
 
 pub(crate) struct F32;
@@ -20,16 +29,16 @@ pub(crate) struct F8E4M3(pub usize);
 
 impl Floats for F32 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &Rows, first: usize, _: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
-        S::columns(rows, first * 4, bytemuck::cast_slice_mut(out));
+    fn read<S: Simd>(&self, from: &mut Source, _: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+        S::columns(from.rows, from.first * 4, bytemuck::cast_slice_mut(out), from.ahead);
     }
 }
 
 impl Floats for F16 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+    fn read<S: Simd>(&self, from: &mut Source, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
         let words = out.len().div_ceil(2);
-        S::columns(rows, first * 2, &mut room[..words]);
+        S::columns(from.rows, from.first * 2, &mut room[..words], from.ahead);
         for (out, word) in out.chunks_mut(2).zip(room) {
             let word = S::Lanes::load(word);
             for (i, out) in out.iter_mut().enumerate() {
@@ -41,9 +50,9 @@ impl Floats for F16 {
 
 impl Floats for BF16 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+    fn read<S: Simd>(&self, from: &mut Source, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
         let words = out.len().div_ceil(2);
-        S::columns(rows, first * 2, &mut room[..words]);
+        S::columns(from.rows, from.first * 2, &mut room[..words], from.ahead);
         for (out, word) in out.chunks_mut(2).zip(room) {
             let word = S::Lanes::load(word);
             for (i, out) in out.iter_mut().enumerate() {
@@ -55,16 +64,16 @@ impl Floats for BF16 {
 
 impl Floats for F8E4M3 {
     #[inline(always)]
-    fn read<S: Simd>(&self, rows: &Rows, first: usize, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
+    fn read<S: Simd>(&self, from: &mut Source, room: &mut [[u32; LANES]], out: &mut [[f32; LANES]]) {
         let block = self.0;
         let mut done = 0;
         while done < out.len() {
-            let (number, inside) = ((first + done) / block, (first + done) % block);
+            let (number, inside) = ((from.first + done) / block, (from.first + done) % block);
             let width = (block - inside).min(out.len() - done);
             let at = number * (block + 4);
             let (scale, words) = room.split_at_mut(1);
-            S::columns(rows, at, scale);
-            S::columns(rows, at + 4 + inside, &mut words[..width.div_ceil(4)]);
+            S::columns(from.rows, at, scale, from.ahead);
+            S::columns(from.rows, at + 4 + inside, &mut words[..width.div_ceil(4)], from.ahead);
             let scale = S::Lanes::load(&scale[0]);
             let raw = Raw { words, at: 0, aligned: true };
             for (word, out) in out[done..done + width].chunks_mut(4).enumerate() {

@@ -6,7 +6,7 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, by_rows, steps};
+use super::{Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, by_rows, steps};
 use lanes::Halves;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -24,11 +24,11 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx2 {
     type Lanes = Halves;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) {
         // SAFETY: code for `Avx2` is reached through `enter` alone.
-        let done = unsafe { fours(rows, at, columns) };
+        let done = unsafe { fours(rows, at, columns, ahead) };
         if done < columns.len() {
-            Portable::columns(rows, at + done * 4, &mut columns[done..]);
+            Portable::columns(rows, at + done * 4, &mut columns[done..], ahead);
         }
     }
 
@@ -80,14 +80,14 @@ pub(super) fn quantise(x: &[f32; BLOCK]) -> Quantised {
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx2")]
-fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) -> usize {
     let (starts, words) = rows.from(at);
     let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
     for first in (0..whole).step_by(4) {
-        rows.call(at + first * 4);
+        ahead.call(2);
         let column = first.min(whole - 4);
         for side in [0, 8] {
             let mut words = [_mm256_setzero_si256(); 4];
@@ -145,7 +145,10 @@ pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
 #[target_feature(enable = "avx2,fma")]
 fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let ones = _mm256_set1_epi16(1);
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.scale.len());
     for group in 0..tile.scale.len() {
+        ahead.call(lines);
         for first in (0..N).step_by(2) {
             let rows = if first + 1 < N { 2 } else { 1 };
             let mut dots = [[_mm256_setzero_si256(); 2]; 2];
@@ -185,7 +188,10 @@ fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &In
 #[target_feature(enable = "avx2,fma")]
 fn signed_tile<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.scale.len());
     for group in 0..tile.scale.len() {
+        ahead.call(lines);
         for first in (0..N).step_by(2) {
             let rows = if first + 1 < N { 2 } else { 1 };
             let mut dots = [[_mm256_setzero_si256(); 2]; 2];
@@ -287,15 +293,20 @@ fn keep(lanes: &mut [f32; LANES], sides: [__m256; 2]) {
 
 /// As [`super::float_tile`], which has checked the lengths.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
-    by_rows!(acc, N => float_tile_of::<N>(w, x, acc), 1 2 3 4 5 6);
+pub(super) fn float_tile(tile: &FloatTile, acc: &mut [[f32; LANES]]) {
+    by_rows!(acc, N => float_tile_of::<N>(tile, acc), 1 2 3 4 5 6);
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn float_tile_of<const N: usize>(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]; N]) {
-    for (w, x) in w.chunks(CHAIN).zip(x.chunks(CHAIN * N)) {
+fn float_tile_of<const N: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.w.len().div_ceil(4));
+    for (w, x) in tile.w.chunks(CHAIN).zip(tile.x.chunks(CHAIN * N)) {
         let mut sums = [[_mm256_setzero_ps(); 2]; N];
-        for (w, x) in w.iter().zip(x.as_chunks::<N>().0) {
+        for (k, (w, x)) in w.iter().zip(x.as_chunks::<N>().0).enumerate() {
+            if k.is_multiple_of(4) {
+                ahead.call(lines);
+            }
             let w = sides(w);
             for n in 0..N {
                 let x = _mm256_set1_ps(x[n]);

@@ -6,7 +6,7 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows};
+use super::{Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows};
 use lanes::Whole;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -24,11 +24,11 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx512 {
     type Lanes = Whole;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) {
         // SAFETY: code for `Avx512` is reached through `enter` alone.
-        let done = unsafe { fours(rows, at, columns) };
+        let done = unsafe { fours(rows, at, columns, ahead) };
         if done < columns.len() {
-            Portable::columns(rows, at + done * 4, &mut columns[done..]);
+            Portable::columns(rows, at + done * 4, &mut columns[done..], ahead);
         }
     }
 
@@ -41,14 +41,14 @@ impl Simd for Avx512 {
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx512f")]
-fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) -> usize {
     let (starts, words) = rows.from(at);
     let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
     for first in (0..whole).step_by(4) {
-        rows.call(at + first * 4);
+        ahead.call(2);
         let column = first.min(whole - 4);
         let mut words = [_mm512_setzero_si512(); 4];
         for i in 0..4 {
@@ -93,7 +93,10 @@ fn int_tile_of<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f
     for n in 0..N {
         sums[n] = load(&acc[n]);
     }
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.scale.len());
     for (group, scale) in tile.scale.iter().enumerate() {
+        ahead.call(lines);
         // SAFETY: `IntTile::check` has seen to it that each array has so many elements for each group.
         unsafe {
             let codes = tile.codes.as_ptr().add(group * WORDS).cast::<__m512i>();
@@ -145,15 +148,20 @@ fn keep(lanes: &mut [f32; LANES], values: __m512) {
 
 /// As [`super::float_tile`], which has checked the lengths.
 #[target_feature(enable = "avx512f")]
-pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
-    by_rows!(acc, N => float_tile_of::<N>(w, x, acc), 1 2 3 4 5 6 7 8);
+pub(super) fn float_tile(tile: &FloatTile, acc: &mut [[f32; LANES]]) {
+    by_rows!(acc, N => float_tile_of::<N>(tile, acc), 1 2 3 4 5 6 7 8);
 }
 
 #[target_feature(enable = "avx512f")]
-fn float_tile_of<const N: usize>(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]; N]) {
-    for (w, x) in w.chunks(CHAIN).zip(x.chunks(CHAIN * N)) {
+fn float_tile_of<const N: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.w.len().div_ceil(4));
+    for (w, x) in tile.w.chunks(CHAIN).zip(tile.x.chunks(CHAIN * N)) {
         let mut sums = [_mm512_setzero_ps(); N];
-        for (w, x) in w.iter().zip(x.as_chunks::<N>().0) {
+        for (k, (w, x)) in w.iter().zip(x.as_chunks::<N>().0).enumerate() {
+            if k.is_multiple_of(4) {
+                ahead.call(lines);
+            }
             let w = load(w);
             for n in 0..N {
                 sums[n] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[n]), sums[n]);

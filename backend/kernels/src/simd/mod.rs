@@ -98,8 +98,8 @@ pub(crate) trait Simd {
     type Lanes: Lanes;
 
     /// Words from byte `at` of sixteen rows, one of each row side by side: as many columns as there are. Of the last
-    /// word there may be some bytes only; the others become zero.
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]);
+    /// word there may be some bytes only; the others become zero. Half as many lines are called from `ahead`.
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead);
 
     /// The block in steps of a 127th of the largest magnitude, to the nearest, halves to even.
     fn quantise(x: &[f32; BLOCK]) -> Quantised;
@@ -132,8 +132,6 @@ fn steps(largest: f32) -> Result<(f32, f32), Quantised> {
 pub(crate) struct Rows<'a> {
     /// All of the same length.
     pub lanes: [&'a [u8]; LANES],
-    /// What is read next, and may be called to the cache meanwhile.
-    pub ahead: &'a [u8],
 }
 
 impl Rows<'_> {
@@ -149,18 +147,33 @@ impl Rows<'_> {
         }
         (starts, (length - at) / 4)
     }
+}
 
-    /// Calls the part of `ahead` to the cache that corresponds to four words from byte `at` of all rows.
-    #[cfg(target_arch = "x86_64")]
+/// Bytes that are read soon. They are called to the cache a few lines at a time, between other work: a processor
+/// keeps track of a dozen lines at once, and stands still when it is asked for more.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ahead<'a>(pub &'a [u8]);
+
+impl Ahead<'_> {
+    /// Calls the next lines, `count` at most.
     #[inline(always)]
-    fn call(&self, at: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for line in 0..4 {
-            if let Some(byte) = self.ahead.get(at * LANES + line * 64) {
+    pub fn call(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(first) = self.0.first() else { return };
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
                 // SAFETY: it changes nothing but what the cache holds.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) };
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(first).cast()) };
             }
+            self.0 = self.0.get(64..).unwrap_or_default();
         }
+    }
+
+    /// How many lines to call at each of `steps`.
+    #[inline(always)]
+    fn per_step(&self, steps: usize) -> usize {
+        self.0.len().div_ceil(64 * steps.max(1))
     }
 }
 
@@ -200,6 +213,8 @@ pub(crate) struct IntTile<'a> {
     pub x_offset: &'a [i32],
     /// Sums of the activations of a group.
     pub x_sum: &'a [f32],
+    /// Called to the cache meanwhile.
+    pub ahead: Ahead<'a>,
 }
 
 impl IntTile<'_> {
@@ -230,18 +245,29 @@ pub(crate) fn int_tile(level: Level, tile: &IntTile, acc: &mut [[f32; LANES]]) {
     }
 }
 
-/// Adds `w` (`[k][LANES]`) times `x` (`[k][n]`) to `acc`, `[n][LANES]`. The products of each [`CHAIN`] of `k` are summed
-/// up from zero, in order and fused, and the sum is added.
-pub(crate) fn float_tile(level: Level, w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
-    assert_eq!(x.len(), w.len() * acc.len());
+/// A panel of floats, and a tile of activations.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatTile<'a> {
+    /// `[k][LANES]`
+    pub w: &'a [[f32; LANES]],
+    /// `[k][n]`
+    pub x: &'a [f32],
+    /// Called to the cache meanwhile.
+    pub ahead: Ahead<'a>,
+}
+
+/// Adds `w` times `x` to `acc`, `[n][LANES]`. The products of each [`CHAIN`] of `k` are summed up from zero, in order
+/// and fused, and the sum is added.
+pub(crate) fn float_tile(level: Level, tile: &FloatTile, acc: &mut [[f32; LANES]]) {
+    assert_eq!(tile.x.len(), tile.w.len() * acc.len());
     match checked(level) {
         // SAFETY: the machine has the instructions, and the lengths fit.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::float_tile(w, x, acc) },
+        Level::Avx512 => unsafe { avx512::float_tile(tile, acc) },
         // SAFETY: the machine has the instructions, and the lengths fit.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::float_tile(w, x, acc) },
-        _ => portable::float_tile(w, x, acc),
+        Level::Avx2 => unsafe { avx2::float_tile(tile, acc) },
+        _ => portable::float_tile(tile.w, tile.x, acc),
     }
 }
 

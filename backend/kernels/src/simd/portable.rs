@@ -1,7 +1,7 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
 use super::lanes::Words;
-use super::{BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, steps};
+use super::{Ahead, BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, steps};
 
 /// Rows of a tile at most.
 pub(super) const ROWS: usize = 4;
@@ -11,7 +11,7 @@ pub(crate) struct Portable;
 impl Simd for Portable {
     type Lanes = Words;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], _: &mut Ahead) {
         for (lane, row) in rows.lanes.iter().enumerate() {
             let (words, rest) = row[at..].as_chunks();
             for (column, word) in columns.iter_mut().zip(words) {

@@ -1,6 +1,6 @@
 //! Instruction sets against each other where sums of products do not reach: quantised blocks, lanes, columns.
 
-use super::{BLOCK, LANES, Lanes, Level, Quantised, Rows, Simd, Work, run};
+use super::{Ahead, BLOCK, LANES, Lanes, Level, Quantised, Rows, Simd, Work, run};
 use crate::linear::tests::Random;
 
 fn levels() -> impl Iterator<Item = Level> {
@@ -136,7 +136,7 @@ impl Work for Columns<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) -> Self::Out {
         let mut columns = vec![[u32::MAX; LANES]; self.2];
-        S::columns(&self.0, self.1, &mut columns);
+        S::columns(&self.0, self.1, &mut columns, &mut Ahead(self.0.lanes[3]));
         columns
     }
 }
@@ -150,7 +150,7 @@ fn columns_are_words_of_rows() {
             let words = (length - at).div_ceil(4);
             for count in [1, words / 2, words].into_iter().filter(|count| (1..=words).contains(count)) {
                 for level in levels() {
-                    let columns = run(level, Columns(Rows { lanes, ahead: &bytes }, at, count));
+                    let columns = run(level, Columns(Rows { lanes }, at, count));
                     for (i, column) in columns.iter().enumerate() {
                         for (lane, word) in column.iter().enumerate() {
                             let mut ought = [0; 4];
