@@ -24,7 +24,8 @@ pub(crate) struct Panel {
     pub codes: [[u32; LANES]; INT_COLS / 4],
     pub scale: [[f32; LANES]; INT_COLS / 16],
     pub min: [[f32; LANES]; INT_COLS / 16],
-    pub floats: [[f32; LANES]; FLOAT_COLS],
+    /// Some more, so that columns can be written four at a time.
+    pub floats: [[f32; LANES]; FLOAT_COLS + 4],
     words: [[u32; LANES]; WORDS],
 }
 
@@ -209,7 +210,7 @@ impl<F: Floats> Work for Read<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { panel, rows, columns, ahead, format } = self;
-        let mut source = Source { rows: &rows.bytes, first: columns.first, ahead };
-        format.read::<S>(&mut source, &mut panel.words, &mut panel.floats[..columns.count]);
+        let source = Source { rows: &rows.bytes, first: columns.first, count: columns.count, ahead };
+        format.read::<S>(source, &mut panel.words, &mut panel.floats);
     }
 }

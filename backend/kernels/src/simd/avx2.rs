@@ -294,25 +294,65 @@ fn keep(lanes: &mut [f32; LANES], sides: [__m256; 2]) {
 /// As [`super::float_tile`], which has checked the lengths.
 #[target_feature(enable = "avx2,fma")]
 pub(super) fn float_tile(tile: &FloatTile, acc: &mut [[f32; LANES]]) {
-    by_rows!(acc, N => float_tile_of::<N>(tile, acc), 1 2 3 4 5 6);
+    by_rows!(acc, N => float_tile_of::<N, { chains(N) }>(tile, acc), 1 2 3 4 5 6);
+}
+
+/// How many chains go side by side, so that additions need not wait for each other.
+const fn chains(rows: usize) -> usize {
+    match rows {
+        1 => 4,
+        2 => 2,
+        _ => 1,
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn float_tile_of<const N: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
-    let mut ahead = tile.ahead;
-    let lines = ahead.per_step(tile.w.len().div_ceil(4));
-    for (w, x) in tile.w.chunks(CHAIN).zip(tile.x.chunks(CHAIN * N)) {
-        let mut sums = [[_mm256_setzero_ps(); 2]; N];
-        for (k, (w, x)) in w.iter().zip(x.as_chunks::<N>().0).enumerate() {
-            if k.is_multiple_of(4) {
-                ahead.call(lines);
-            }
-            let w = sides(w);
-            for n in 0..N {
-                let x = _mm256_set1_ps(x[n]);
-                sums[n] = [_mm256_fmadd_ps(w[0], x, sums[n][0]), _mm256_fmadd_ps(w[1], x, sums[n][1])];
+fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
+    let FloatTile { mut w, mut x, mut ahead } = *tile;
+    let lines = ahead.per_step(w.len().div_ceil(CHAINS));
+    while !w.is_empty() {
+        let many = w.len() >= CHAINS * CHAIN;
+        let columns = if many { CHAINS * CHAIN } else { w.len().min(CHAIN) };
+        let (now, later) = (w.split_at(columns), x.split_at(columns * N));
+        // SAFETY: there are as many chains, or a part of one, and an activation of each row for each column.
+        unsafe {
+            if many {
+                add_chains::<N, CHAINS>(now.0, later.0, &mut ahead, lines, acc);
+            } else {
+                add_chains::<N, 1>(now.0, later.0, &mut ahead, lines, acc);
             }
         }
+        (w, x) = (now.1, later.1);
+    }
+}
+
+/// # Safety
+/// `w` is `CHAINS` whole chains, or at most a whole one if that is 1; `x` has `N` elements for each of its columns.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn add_chains<const N: usize, const CHAINS: usize>(
+    w: &[[f32; LANES]],
+    x: &[f32],
+    ahead: &mut Ahead,
+    lines: usize,
+    acc: &mut [[f32; LANES]; N],
+) {
+    let mut sums = [[[_mm256_setzero_ps(); 2]; N]; CHAINS];
+    for k in 0..w.len() / CHAINS {
+        ahead.call(lines);
+        for chain in 0..CHAINS {
+            let at = chain * CHAIN + k;
+            // SAFETY: as promised.
+            let w = sides(unsafe { w.get_unchecked(at) });
+            for n in 0..N {
+                // SAFETY: as promised.
+                let x = _mm256_set1_ps(unsafe { *x.get_unchecked(at * N + n) });
+                let sum = &mut sums[chain][n];
+                *sum = [_mm256_fmadd_ps(w[0], x, sum[0]), _mm256_fmadd_ps(w[1], x, sum[1])];
+            }
+        }
+    }
+    for sums in sums {
         for n in 0..N {
             let before = sides(&acc[n]);
             keep(&mut acc[n], [_mm256_add_ps(before[0], sums[n][0]), _mm256_add_ps(before[1], sums[n][1])]);

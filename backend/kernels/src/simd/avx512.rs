@@ -149,24 +149,64 @@ fn keep(lanes: &mut [f32; LANES], values: __m512) {
 /// As [`super::float_tile`], which has checked the lengths.
 #[target_feature(enable = "avx512f")]
 pub(super) fn float_tile(tile: &FloatTile, acc: &mut [[f32; LANES]]) {
-    by_rows!(acc, N => float_tile_of::<N>(tile, acc), 1 2 3 4 5 6 7 8);
+    by_rows!(acc, N => float_tile_of::<N, { chains(N) }>(tile, acc), 1 2 3 4 5 6 7 8);
+}
+
+/// How many chains go side by side, so that additions need not wait for each other.
+const fn chains(rows: usize) -> usize {
+    match rows {
+        1 | 2 => 4,
+        3 | 4 => 2,
+        _ => 1,
+    }
 }
 
 #[target_feature(enable = "avx512f")]
-fn float_tile_of<const N: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
-    let mut ahead = tile.ahead;
-    let lines = ahead.per_step(tile.w.len().div_ceil(4));
-    for (w, x) in tile.w.chunks(CHAIN).zip(tile.x.chunks(CHAIN * N)) {
-        let mut sums = [_mm512_setzero_ps(); N];
-        for (k, (w, x)) in w.iter().zip(x.as_chunks::<N>().0).enumerate() {
-            if k.is_multiple_of(4) {
-                ahead.call(lines);
-            }
-            let w = load(w);
-            for n in 0..N {
-                sums[n] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[n]), sums[n]);
+fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
+    let FloatTile { mut w, mut x, mut ahead } = *tile;
+    let lines = ahead.per_step(w.len().div_ceil(CHAINS));
+    while !w.is_empty() {
+        let many = w.len() >= CHAINS * CHAIN;
+        let columns = if many { CHAINS * CHAIN } else { w.len().min(CHAIN) };
+        let (now, later) = (w.split_at(columns), x.split_at(columns * N));
+        // SAFETY: there are as many chains, or a part of one, and an activation of each row for each column.
+        unsafe {
+            if many {
+                add_chains::<N, CHAINS>(now.0, later.0, &mut ahead, lines, acc);
+            } else {
+                add_chains::<N, 1>(now.0, later.0, &mut ahead, lines, acc);
             }
         }
+        (w, x) = (now.1, later.1);
+    }
+}
+
+/// # Safety
+/// `w` is `CHAINS` whole chains, or at most a whole one if that is 1; `x` has `N` elements for each of its columns.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn add_chains<const N: usize, const CHAINS: usize>(
+    w: &[[f32; LANES]],
+    x: &[f32],
+    ahead: &mut Ahead,
+    lines: usize,
+    acc: &mut [[f32; LANES]; N],
+) {
+    let mut sums = [[_mm512_setzero_ps(); N]; CHAINS];
+    for k in 0..w.len() / CHAINS {
+        ahead.call(lines);
+        for chain in 0..CHAINS {
+            let at = chain * CHAIN + k;
+            // SAFETY: as promised.
+            let w = load(unsafe { w.get_unchecked(at) });
+            for n in 0..N {
+                // SAFETY: as promised.
+                let x = _mm512_set1_ps(unsafe { *x.get_unchecked(at * N + n) });
+                sums[chain][n] = _mm512_fmadd_ps(w, x, sums[chain][n]);
+            }
+        }
+    }
+    for sums in sums {
         for n in 0..N {
             let sum = _mm512_add_ps(load(&acc[n]), sums[n]);
             keep(&mut acc[n], sum);

@@ -61,17 +61,18 @@ fn blocks_that_have_no_steps_are_zero_or_nan() {
 }
 
 /// Everything that lanes can do, to words of all kinds.
-struct Everything<'a>(&'a [[u32; LANES]; 3]);
+struct Everything<'a>(&'a [[u32; LANES]; 2]);
 
 impl Work for Everything<'_> {
     type Out = Vec<[u32; LANES]>;
 
     #[inline(always)]
     fn run<S: Simd>(self) -> Self::Out {
-        let [a, b, c] = self.0.each_ref().map(S::Lanes::load);
+        let (a, b) = (S::Lanes::load(&self.0[0]), S::Lanes::load(&self.0[1]));
         let low = a.and(S::Lanes::splat(0x0f0f_0f0f));
         let (x, y) = (low.float(), b.and(S::Lanes::splat(0x7fff)).float());
         let results = [
+            a.half(),
             a.and(b),
             a.or(b),
             a.xor(b),
@@ -85,9 +86,7 @@ impl Work for Everything<'_> {
             a.shr(9),
             a.shr(32),
             low.lookup(&[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 255]),
-            a.where_not_zero(c, b),
             a.float(),
-            a.half(),
             x.mul_float(y),
             x.add_float(y),
             x.sub_float(y),
@@ -102,25 +101,22 @@ impl Work for Everything<'_> {
 fn lanes_agree() {
     let mut random = Random::new(22);
     for round in 0..5000u32 {
-        let mut words = [[0; LANES]; 3];
+        let mut words = [[0; LANES]; 2];
         words.as_flattened_mut().iter_mut().for_each(|word| *word = random.next() as u32);
-        // Every binary16, and a third of choices that are zero.
+        // Every binary16.
         for (lane, word) in words[0].iter_mut().enumerate() {
             *word = *word & !0xffff | (round * 16 + lane as u32) & 0xffff;
-        }
-        for word in &mut words[2] {
-            *word = if word.is_multiple_of(3) { 0 } else { 1 << (*word % 32) };
         }
         let ought = run(Level::Portable, Everything(&words));
         for lane in 0..LANES {
             let value = half::f16::from_bits(words[0][lane] as u16).to_f32();
-            let is = f32::from_bits(ought[15][lane]);
+            let is = f32::from_bits(ought[0][lane]);
             assert!(is == value || is.is_nan() && value.is_nan(), "{is} for {value}");
         }
         for level in levels() {
             for (i, (is, ought)) in run(level, Everything(&words)).iter().zip(&ought).enumerate() {
                 let same = |(is, ought): (&u32, &u32)| {
-                    is == ought || i == 15 && f32::from_bits(*is).is_nan() && f32::from_bits(*ought).is_nan()
+                    is == ought || i == 0 && f32::from_bits(*is).is_nan() && f32::from_bits(*ought).is_nan()
                 };
                 assert!(is.iter().zip(ought).all(same), "{level:?} {i}: {is:x?} for {ought:x?}");
             }
