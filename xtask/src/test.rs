@@ -17,7 +17,7 @@ use clap::ValueEnum;
 use crate::build::{self, Device, PRODUCT};
 use crate::exec::{self, Watch};
 use crate::ui::{Step, Ui};
-use crate::{guests, model, place, tidy, toolchain};
+use crate::{guests, model, place, tidy, tokenizers, toolchain};
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -123,7 +123,7 @@ fn run(ui: &Ui, stage: Stage, quick: bool, count: &mut Count) -> Result<()> {
         Stage::Fmt => fmt(ui),
         Stage::Tidy => tidy::check(ui),
         Stage::Guests => guests::build(ui, &toolchain::ensure(ui, None)?),
-        Stage::Model => model::ensure(ui).map(drop),
+        Stage::Model => model::ensure(ui).and_then(|_| tokenizers::ensure(ui)),
         Stage::Build => build::binaries(ui, device(quick)),
         Stage::Clippy => clippy(ui),
         Stage::Unit => unit(ui, count),
