@@ -1,4 +1,7 @@
 //! The two binaries, in one cargo command, with the features that every other command builds with.
+//!
+//! Two sets of features are in use: the quick one, for the CPU alone (`up`, `build`, `test --quick`, `bench`), and that
+//! of the whole `test` (and of CI), with the GPUs of `wgpu`. Within a set everything is compiled once.
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -34,11 +37,12 @@ impl Device {
         }
     }
 
-    fn feature(self) -> Option<&'static str> {
+    /// What cargo must be told to build the node for it.
+    pub fn features(self) -> &'static [&'static str] {
         match self {
-            Self::Cpu => None,
-            Self::Wgpu => Some("littoral-node/wgpu"),
-            Self::Cuda => Some("littoral-node/cuda"),
+            Self::Cpu => &[],
+            Self::Wgpu => &["--features", "littoral-node/wgpu"],
+            Self::Cuda => &["--features", "littoral-node/cuda"],
         }
     }
 }
@@ -55,10 +59,7 @@ pub fn benchmarks(ui: &Ui) -> Result<()> {
 pub fn binaries(ui: &Ui, device: Device) -> Result<()> {
     let step = ui.step("build");
     let mut command = exec::cargo(["build", "--release"]);
-    command.args(PRODUCT).args(BINARIES);
-    if let Some(feature) = device.feature() {
-        command.args(["--features", feature]);
-    }
+    command.args(PRODUCT).args(BINARIES).args(device.features());
     exec::run_cargo(&mut command, &step)?;
     step.done(&format!("littoral and littoral-node for {}", device.name()));
     Ok(())

@@ -12,6 +12,7 @@ mod model;
 mod place;
 mod test;
 mod tidy;
+mod tokenizers;
 mod toolchain;
 mod ui;
 mod up;
@@ -58,6 +59,9 @@ enum Command {
         /// Print the file's path alone, for use in scripts
         #[arg(long)]
         path: bool,
+        /// Fetch the tokenizers that tests compare with as well
+        #[arg(long)]
+        tokenizers: bool,
     },
     /// Everything that must hold: format, house rules, guests, build, clippy, tests with the real model
     Test(test::Options),
@@ -85,8 +89,11 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Build { device } => build::binaries(&ui, device)?,
         Command::Guests { from } => guests::build(&ui, &toolchain::ensure(&ui, from)?)?,
         Command::Toolchain { from } => drop(toolchain::ensure(&ui, from)?),
-        Command::Model { path } => {
+        Command::Model { path, tokenizers } => {
             let file = model::ensure(&ui)?;
+            if tokenizers {
+                tokenizers::ensure(&ui)?;
+            }
             if path {
                 println!("{}", file.display());
             }

@@ -1,8 +1,13 @@
 //! `cargo xtask test`: stage after stage, each timed, ended by the first that fails.
+//!
+//! Binaries and tests are built with `wgpu`, once for both, and the tests of GPUs run on whatever Vulkan finds: a card, or
+//! Mesa's rasteriser on the CPU. Clippy reads the code of the CPU alone, which spares it the GPU's crates; so does `--quick`,
+//! which shares its build with `up`.
 
 mod browser;
 mod clients;
 mod programs;
+mod vulkan;
 
 use std::time::{Duration, Instant};
 
@@ -12,11 +17,11 @@ use clap::ValueEnum;
 use crate::build::{self, Device, PRODUCT};
 use crate::exec::{self, Watch};
 use crate::ui::{Step, Ui};
-use crate::{guests, model, place, tidy, toolchain};
+use crate::{guests, model, place, tidy, tokenizers, toolchain};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Leave out what takes minutes: the tests that start processes and load the model
+    /// Leave out what takes minutes: GPUs, and the tests that start processes and load the model
     #[arg(long)]
     quick: bool,
     /// Only these stages, in this order
@@ -118,14 +123,19 @@ fn run(ui: &Ui, stage: Stage, quick: bool, count: &mut Count) -> Result<()> {
         Stage::Fmt => fmt(ui),
         Stage::Tidy => tidy::check(ui),
         Stage::Guests => guests::build(ui, &toolchain::ensure(ui, None)?),
-        Stage::Model => model::ensure(ui).map(drop),
-        Stage::Build => build::binaries(ui, Device::Cpu),
+        Stage::Model => model::ensure(ui).and_then(|_| tokenizers::ensure(ui)),
+        Stage::Build => build::binaries(ui, device(quick)),
         Stage::Clippy => clippy(ui),
         Stage::Unit => unit(ui, count),
         Stage::Tests => tests(ui, quick, count),
         Stage::Browser => browser::browser(ui, count),
         Stage::Clients => clients::clients(ui, count),
     }
+}
+
+/// What binaries and tests are built for.
+fn device(quick: bool) -> Device {
+    if quick { Device::Cpu } else { Device::Wgpu }
 }
 
 fn fmt(ui: &Ui) -> Result<()> {
@@ -175,9 +185,11 @@ fn tests(ui: &Ui, quick: bool, count: &mut Count) -> Result<()> {
     let step = ui.step("tests");
     let before = count.passed;
     let mut command = exec::cargo(["test", "--release"]);
-    command.args(PRODUCT);
+    command.args(PRODUCT).args(device(quick).features());
     if quick {
         command.args(["--lib", "--bins"]);
+    } else if programs::left_out(&step, vulkan::missing(), "mesa-vulkan-drivers")? {
+        command.args(["--", "--skip", "wgpu::"]);
     }
     counted(&mut command, &step, count)?;
     step.done(&format!("{} passed", count.passed - before));

@@ -20,8 +20,8 @@ use pair::{Pair, Plan};
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// A GGUF file, instead of the default model
-    #[arg(long, value_name = "PATH.gguf")]
+    /// A folder in the layout of Hugging Face, or a GGUF file, instead of the default model
+    #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// What the node computes on
     #[arg(long, value_enum, default_value_t = Device::Cpu)]

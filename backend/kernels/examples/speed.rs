@@ -31,7 +31,7 @@ impl Matrix {
     fn new(format: Format, (rows, cols): (usize, usize)) -> Self {
         let cols = cols.next_multiple_of(format.block().min(256));
         let size = rows * format.row_bytes(cols).expect("whole blocks");
-        let bytes = (0..size).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8 & 0x37).collect();
+        let bytes = (0..size).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8 & 0x77 | 0x10).collect();
         Self { format, rows, cols, bytes }
     }
 

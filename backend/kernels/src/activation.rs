@@ -3,10 +3,7 @@
 use crate::Cpu;
 use crate::blocks::Codes;
 use crate::cells::Cells;
-use crate::simd::{self, Simd, Work};
-
-/// Elements of a quantised activation that share a scale.
-pub(crate) const BLOCK: usize = 32;
+use crate::simd::{self, BLOCK, Simd, Work};
 
 /// Rows that are multiplied together. They belong to one matrix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +113,7 @@ impl Work for Quantise<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let (cols, Codes { group, offset, .. }) = (self.rows.cols, self.codes);
+        let (cols, group, offset) = (self.rows.cols, self.codes.group, -i32::from(self.codes.offset));
         for tile in self.tiles {
             let (first, n) = (tile.first, tile.rows);
             let piece = |per_row: usize| first * per_row..(first + n) * per_row;
@@ -132,46 +129,31 @@ impl Work for Quantise<'_> {
             for row in 0..n {
                 let x = self.rows.elements(first + row).as_chunks::<BLOCK>().0;
                 for (block, x) in x.iter().enumerate() {
-                    let (scale, q) = quantise(x);
-                    scales[block * n + row] = scale;
-                    for (word, q) in q.as_chunks::<4>().0.iter().enumerate() {
-                        bytes[(block * 8 + word) * n + row] = *q;
+                    let q = S::quantise(x);
+                    scales[block * n + row] = q.scale;
+                    if n == 1 {
+                        bytes[block * 8..block * 8 + 8].copy_from_slice(&q.bytes);
+                    } else {
+                        let mut at = block * 8 * n + row;
+                        for q in q.bytes {
+                            bytes[at] = q;
+                            at += n;
+                        }
                     }
-                    for (i, q) in q.chunks_exact(group).enumerate() {
-                        let sum = q.iter().map(|q| i32::from(*q)).sum::<i32>();
-                        let at = (block * BLOCK / group + i) * n + row;
-                        offsets[at] = -i32::from(offset) * sum;
-                        sums[at] = scale * sum as f32;
+                    if group == BLOCK {
+                        let sum = q.sums[0] + q.sums[1];
+                        offsets[block * n + row] = offset * sum;
+                        sums[block * n + row] = q.scale * sum as f32;
+                    } else {
+                        for (half, sum) in q.sums.into_iter().enumerate() {
+                            offsets[(block * 2 + half) * n + row] = offset * sum;
+                            sums[(block * 2 + half) * n + row] = q.scale * sum as f32;
+                        }
                     }
                 }
             }
         }
     }
-}
-
-/// The block in steps of the largest magnitude over 127, to the nearest. A block that is not finite gets the scale NaN,
-/// so that what comes of it is seen.
-#[inline(always)]
-fn quantise(x: &[f32; BLOCK]) -> (f32, [i8; BLOCK]) {
-    /// Below this a block counts as zero: its steps would not be normal numbers.
-    const LEAST: f32 = 1e-35;
-    /// Adding it leaves an integer in the low bits of the sum.
-    const ROUND: f32 = 12_582_912.0;
-    let mut largest = 0;
-    for x in x {
-        largest = largest.max(x.to_bits().cast_signed() & i32::MAX);
-    }
-    let largest = f32::from_bits(largest.cast_unsigned());
-    let (scale, steps) = match largest {
-        ..LEAST => (0.0, 0.0),
-        LEAST..=f32::MAX => (largest / 127.0, 127.0 / largest),
-        _ => (f32::NAN, 0.0),
-    };
-    let mut q = [0; BLOCK];
-    for (q, x) in q.iter_mut().zip(x) {
-        *q = (x * steps + ROUND).to_bits() as i8;
-    }
-    (scale, q)
 }
 
 /// Interleaved floats: `[cols]` per row, as [`IntTiles`] has its arrays.
@@ -205,29 +187,6 @@ impl FloatTiles {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn blocks_are_quantised_to_the_nearest_step() {
-        let x: [f32; BLOCK] = std::array::from_fn(|i| (i as f32 - 15.5) * 0.37);
-        let (scale, q) = quantise(&x);
-        assert_eq!(scale, 15.5 * 0.37 / 127.0);
-        for (x, q) in x.iter().zip(q) {
-            assert!((x - f32::from(q) * scale).abs() <= scale * 0.5001);
-        }
-        assert_eq!((q[0], q[31]), (-127, if x[31].abs() == x[0].abs() { 127 } else { 126 }));
-    }
-
-    #[test]
-    fn blocks_that_have_no_steps_are_zero_or_nan() {
-        assert_eq!(quantise(&[0.0; BLOCK]), (0.0, [0; BLOCK]));
-        assert_eq!(quantise(&[1e-40; BLOCK]), (0.0, [0; BLOCK]));
-        let mut x = [1.0; BLOCK];
-        for wrong in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, -f32::NAN] {
-            x[7] = wrong;
-            assert!(quantise(&x).0.is_nan(), "{wrong}");
-        }
-        assert!(quantise(&[f32::MAX; BLOCK]).0.is_finite());
-    }
 
     #[test]
     fn tiles_cover_their_rows() {

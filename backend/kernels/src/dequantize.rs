@@ -54,11 +54,12 @@ pub fn embed(table: &Weights, ids: &[i32], out: &mut [f32]) {
         // A few rows are done before another thread has heard of it.
         let per_part = if ids.len() * table.cols < 1 << 13 { ids.len().max(1) } else { 4 };
         cpu.pool.run(ids.len().div_ceil(per_part), |part| {
-            for i in part * per_part..ids.len().min((part + 1) * per_part) {
-                // SAFETY: each row of the output is in one part.
-                let out = unsafe { out.piece(i * table.cols..(i + 1) * table.cols) };
-                let row = Weights { rows: 1, bytes: table.rows_at(ids[i] as usize, 1), ..*table };
-                write(cpu.level(), &row, 0, out);
+            let end = ids.len().min((part + 1) * per_part);
+            // SAFETY: each row of the output is in one part.
+            let out = unsafe { out.piece(part * per_part * table.cols..end * table.cols) };
+            for (id, out) in ids[part * per_part..end].iter().zip(out.chunks_exact_mut(table.cols)) {
+                let row = &table.bytes[*id as usize * bytes..][..bytes];
+                write(cpu.level(), &Weights { rows: 1, bytes: row, ..*table }, 0, out);
             }
         });
     });
@@ -69,7 +70,7 @@ fn write(level: Level, w: &Weights, panel: usize, out: &mut [f32]) {
     let rows = PanelRows::of(w, 0, panel);
     PANEL.with_borrow_mut(|room| {
         for columns in Columns::of(w.cols, FLOAT_COLS) {
-            room.widen(level, &rows, columns);
+            let _ = room.widen(level, &rows, columns);
             for (lane, out) in out.chunks_exact_mut(w.cols).enumerate() {
                 let values = room.floats.iter().map(|floats| floats[lane]);
                 let out = &mut out[columns.first..columns.first + columns.count];

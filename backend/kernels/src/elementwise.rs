@@ -1,5 +1,8 @@
 //! What lies between products: normalisation, the gated activation, rotary positions.
 
+#[cfg(test)]
+mod tests;
+
 use std::ops::Range;
 
 use crate::Cpu;

@@ -148,7 +148,7 @@ pub struct Weights<'a> {
     pub bytes: &'a [u8],
 }
 
-impl<'a> Weights<'a> {
+impl Weights<'_> {
     /// Bytes of a row.
     ///
     /// # Panics
@@ -156,12 +156,6 @@ impl<'a> Weights<'a> {
     pub fn row_bytes(&self) -> usize {
         let bytes = self.format.row_bytes(self.cols);
         bytes.unwrap_or_else(|| panic!("{} has no rows of {} elements", self.format, self.cols))
-    }
-
-    /// The bytes of rows, from a stack of matrices as well.
-    pub(crate) fn rows_at(&self, first: usize, count: usize) -> &'a [u8] {
-        let row = self.row_bytes();
-        &self.bytes[first * row..(first + count) * row]
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::marker::PhantomData;
 
-use crate::blocks::{BF16, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Raw, Unpacked};
-use crate::simd::{self, LANES, Lanes, Level, Rows, Simd, Work};
+use crate::blocks::{BF16, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Raw, Source, Unpacked};
+use crate::simd::{self, Ahead, LANES, Lanes, Level, Rows, Simd, Work};
 use crate::{Format, Weights};
 
 /// Columns of an integer panel at most; it and a tile of activations share the first cache.
@@ -24,7 +24,8 @@ pub(crate) struct Panel {
     pub codes: [[u32; LANES]; INT_COLS / 4],
     pub scale: [[f32; LANES]; INT_COLS / 16],
     pub min: [[f32; LANES]; INT_COLS / 16],
-    pub floats: [[f32; LANES]; FLOAT_COLS],
+    /// Some more, so that columns can be written four at a time.
+    pub floats: [[f32; LANES]; FLOAT_COLS + 4],
     words: [[u32; LANES]; WORDS],
 }
 
@@ -34,8 +35,11 @@ unsafe impl bytemuck::Zeroable for Panel {}
 /// Up to sixteen rows of a matrix.
 pub(crate) struct PanelRows<'a> {
     format: Format,
-    /// Lanes without a row repeat the last one; what comes next is the next panel.
+    cols: usize,
+    /// Lanes without a row repeat the last one.
     bytes: Rows<'a>,
+    /// The next panel, if it is there.
+    next: &'a [u8],
     /// The first row of the matrix, and how many there are.
     pub row: usize,
     pub rows: usize,
@@ -46,12 +50,22 @@ impl<'a> PanelRows<'a> {
     pub fn of(w: &Weights<'a>, matrix: usize, panel: usize) -> Self {
         let (row, row_bytes) = (panel * LANES, w.row_bytes());
         let rows = LANES.min(w.rows - row);
-        let (bytes, ahead) = w.bytes[(matrix * w.rows + row) * row_bytes..].split_at(rows * row_bytes);
-        let mut bytes = Rows { lanes: [bytes; LANES], ahead };
+        let (bytes, next) = w.bytes[(matrix * w.rows + row) * row_bytes..].split_at(rows * row_bytes);
+        let next = &next[..next.len().min(LANES * row_bytes)];
+        let mut bytes = Rows { lanes: [bytes; LANES] };
         for (lane, of) in bytes.lanes.iter_mut().enumerate() {
             *of = &of[lane.min(rows - 1) * row_bytes..][..row_bytes];
         }
-        Self { format: w.format, bytes, row, rows }
+        Self { format: w.format, cols: w.cols, bytes, next, row, rows }
+    }
+}
+
+impl<'a> PanelRows<'a> {
+    /// The part of the next panel to call to the cache while some columns are computed with.
+    fn ahead(&self, columns: Columns) -> Ahead<'a> {
+        let part = |column: usize| self.next.len() / 64 * column / self.cols * 64;
+        let end = columns.first + columns.count;
+        Ahead(&self.next[part(columns.first)..if end == self.cols { self.next.len() } else { part(end) }])
     }
 }
 
@@ -74,65 +88,72 @@ impl Panel {
         bytemuck::zeroed_box()
     }
 
-    /// Makes a panel of codes, of rows in a format of integers.
-    pub fn unpack(&mut self, level: Level, rows: &PanelRows, columns: Columns) {
-        let made = rows.format.with_blocks(Unpack { panel: self, level, rows, columns });
+    /// Makes a panel of codes, of rows in a format of integers. Returns what is still to be called to the cache.
+    pub fn unpack<'a>(&mut self, level: Level, rows: &PanelRows<'a>, columns: Columns) -> Ahead<'a> {
+        let mut ahead = rows.ahead(columns);
+        let made = rows.format.with_blocks(Unpack { panel: self, level, rows, columns, ahead: &mut ahead });
         made.unwrap_or_else(|| unreachable!("{} has no codes", rows.format));
+        ahead
     }
 
-    /// Makes a panel of floats.
-    pub fn widen(&mut self, level: Level, rows: &PanelRows, columns: Columns) {
+    /// Makes a panel of floats, and returns the same.
+    pub fn widen<'a>(&mut self, level: Level, rows: &PanelRows<'a>, columns: Columns) -> Ahead<'a> {
+        let mut ahead = rows.ahead(columns);
         match rows.format {
-            Format::F32 => simd::run(level, Read { panel: self, rows, columns, format: F32 }),
-            Format::F16 => simd::run(level, Read { panel: self, rows, columns, format: F16 }),
-            Format::BF16 => simd::run(level, Read { panel: self, rows, columns, format: BF16 }),
+            Format::F32 => simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: F32 }),
+            Format::F16 => simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: F16 }),
+            Format::BF16 => simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: BF16 }),
             Format::F8E4M3 { block } => {
-                simd::run(level, Read { panel: self, rows, columns, format: F8E4M3(block.into()) });
+                simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: F8E4M3(block.into()) });
             }
             _ => {
-                self.unpack(level, rows, columns);
+                ahead = self.unpack(level, rows, columns);
                 let codes = rows.format.codes().expect("the others are integers");
                 simd::run(level, Widen { panel: self, codes, cols: columns.count });
             }
         }
+        ahead
     }
 }
 
-struct Unpack<'a> {
+struct Unpack<'a, 'w> {
     panel: &'a mut Panel,
     level: Level,
-    rows: &'a PanelRows<'a>,
+    rows: &'a PanelRows<'w>,
     columns: Columns,
+    ahead: &'a mut Ahead<'w>,
 }
 
-impl ForBlocks for Unpack<'_> {
+impl ForBlocks for Unpack<'_, '_> {
     type Out = ();
 
     fn run<F: Blocks>(self) {
-        let Self { panel, level, rows, columns } = self;
-        simd::run(level, UnpackAs { panel, rows: &rows.bytes, columns, format: PhantomData::<F> });
+        let Self { panel, level, rows, columns, ahead } = self;
+        simd::run(level, UnpackAs { panel, rows: &rows.bytes, columns, ahead, format: PhantomData::<F> });
     }
 }
 
-struct UnpackAs<'a, F> {
+struct UnpackAs<'a, 'w, F> {
     panel: &'a mut Panel,
-    rows: &'a Rows<'a>,
+    rows: &'a Rows<'w>,
     columns: Columns,
+    ahead: &'a mut Ahead<'w>,
     format: PhantomData<F>,
 }
 
-impl<F: Blocks> Work for UnpackAs<'_, F> {
+impl<F: Blocks> Work for UnpackAs<'_, '_, F> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { panel, rows, columns, .. } = self;
+        let Self { panel, rows, columns, ahead, .. } = self;
         for start in (0..columns.count).step_by(STEP) {
             let blocks = STEP.min(columns.count - start) / F::BLOCK;
             let words = (blocks * F::BYTES).div_ceil(4);
-            S::columns(rows, (columns.first + start) / F::BLOCK * F::BYTES, &mut panel.words[..words]);
+            S::columns(rows, (columns.first + start) / F::BLOCK * F::BYTES, &mut panel.words[..words], ahead);
             for block in 0..blocks {
                 let column = start + block * F::BLOCK;
+                ahead.call(F::BLOCK / 32);
                 let (word, group) = (column / 4, column / F::GROUP);
                 let raw = Raw { words: &panel.words, at: block * F::BYTES, aligned: F::BYTES.is_multiple_of(4) };
                 let mut out = Unpacked {
@@ -175,19 +196,21 @@ impl Work for Widen<'_> {
 }
 
 /// Small floats to floats.
-struct Read<'a, F> {
+struct Read<'a, 'w, F> {
     panel: &'a mut Panel,
-    rows: &'a PanelRows<'a>,
+    rows: &'a PanelRows<'w>,
     columns: Columns,
+    ahead: &'a mut Ahead<'w>,
     format: F,
 }
 
-impl<F: Floats> Work for Read<'_, F> {
+impl<F: Floats> Work for Read<'_, '_, F> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { panel, rows, columns, format } = self;
-        format.read::<S>(&rows.bytes, columns.first, &mut panel.words, &mut panel.floats[..columns.count]);
+        let Self { panel, rows, columns, ahead, format } = self;
+        let source = Source { rows: &rows.bytes, first: columns.first, count: columns.count, ahead };
+        format.read::<S>(source, &mut panel.words, &mut panel.floats);
     }
 }

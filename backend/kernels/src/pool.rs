@@ -4,6 +4,9 @@
 //! A call is cut into parts that are claimed one by one, so a core that is busy with another program costs at most the
 //! part it holds. The caller waits for claimed parts only, never for a worker that is asleep.
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::cell::UnsafeCell;
 use std::hint::spin_loop;

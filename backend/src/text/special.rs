@@ -141,7 +141,8 @@ impl Specials {
 
 /// Whether a literal looks like one that opens or closes something, though its file does not say so (llama.cpp's rule).
 pub fn looks_like_control(text: &str) -> bool {
-    let between = |begin: &str, end: &str| text.starts_with(begin) && text.ends_with(end) && text.len() > begin.len() + 1;
+    let between =
+        |begin: &str, end: &str| text.starts_with(begin) && text.ends_with(end) && text.len() > begin.len() + 1;
     between("<|", "|>") || between("<｜", "｜>")
 }
 

@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Map, Value};
 
 use super::{
-    FileError, Generation, Kind, Tensor,
+    FileError, Generation, Kind, Tensor, TensorInfo,
     fingerprint::Fingerprint,
     folder::{self, Shard, TextFiles},
     gguf::{self, Gguf, GgufError},
@@ -22,18 +22,23 @@ pub struct Checkpoint {
     path: PathBuf,
     config: Map<String, Value>,
     generation: Generation,
-    tensors: BTreeMap<String, Place>,
+    tensors: BTreeMap<String, Entry>,
     files: Files,
 }
 
-/// Where a tensor lies.
-struct Place {
-    /// Of which file.
-    file: usize,
-    /// Of which entry of that file's table.
-    entry: usize,
+/// A tensor of the table.
+struct Entry {
     kind: Kind,
     shape: Vec<usize>,
+    place: Place,
+}
+
+/// Where a tensor lies.
+enum Place {
+    /// In a file, at an entry of its table.
+    At { file: usize, entry: usize },
+    /// In two pieces: see [`gguf::join`].
+    Pieces(Box<[Entry; 2]>),
 }
 
 enum Files {
@@ -71,7 +76,8 @@ impl Checkpoint {
         let mut tensors = BTreeMap::new();
         for (file, shard) in shards.iter().enumerate() {
             for (entry, e) in shard.entries.iter().enumerate() {
-                tensors.insert(e.name.clone(), Place { file, entry, kind: e.kind, shape: e.shape.clone() });
+                let place = Place::At { file, entry };
+                tensors.insert(e.name.clone(), Entry { kind: e.kind, shape: e.shape.clone(), place });
             }
         }
         let files = Files::Folder { shards, text: TextFiles::of(path)? };
@@ -86,12 +92,13 @@ impl Checkpoint {
         for (file, part) in files.iter().enumerate() {
             for (entry, info) in part.tensors().iter().enumerate() {
                 let shape = info.dims.iter().rev().map(|d| *d as usize).collect();
-                let place = Place { file, entry, kind: Kind::of_gguf(info.kind), shape };
-                if let Some(_twice) = tensors.insert(gguf::hugging_face(&info.name), place) {
+                let of = Entry { kind: Kind::of_gguf(info.kind), shape, place: Place::At { file, entry } };
+                if tensors.insert(gguf::hugging_face(&info.name), of).is_some() {
                     return Err(FileError::gguf(path)(GgufError::Twice { name: info.name.clone() }));
                 }
             }
         }
+        join_pieces(&mut tensors);
         Ok(Self { path: path.into(), config, generation, tensors, files: Files::Gguf(files) })
     }
 
@@ -118,7 +125,9 @@ impl Checkpoint {
             None => format!("{} names no 'model_type', and such a model", folder::CONFIG),
         };
         let code = match self.config.get("auto_map") {
-            Some(_) => ". The repository brings Python code of its own for it ('auto_map'), and none of that is ever run",
+            Some(_) => {
+                ". The repository brings Python code of its own for it ('auto_map'), and none of that is ever run"
+            }
             None => "",
         };
         FileError::unsupported(&self.path, format!("{model} is not run here; {} are{code}", known.join(", ")))
@@ -131,43 +140,65 @@ impl Checkpoint {
 
     /// A tensor; None if there is none of this name.
     pub fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
-        let place = self.tensors.get(name)?;
-        let bytes = Cow::Borrowed(self.bytes_of(place));
-        Some(Tensor { name: name.into(), kind: place.kind, shape: place.shape.clone(), bytes })
+        Some(self.view(name, self.tensors.get(name)?))
     }
 
-    fn bytes_of(&self, place: &Place) -> &[u8] {
+    fn view(&self, name: &str, entry: &Entry) -> Tensor<'_> {
+        let bytes = match &entry.place {
+            Place::At { file, entry } => Cow::Borrowed(self.bytes_of(*file, *entry)),
+            Place::Pieces(pieces) => {
+                let [keys, values] = pieces.each_ref().map(|piece| self.view(name, piece));
+                Cow::Owned(gguf::join(&keys, &values))
+            }
+        };
+        Tensor { name: name.into(), kind: entry.kind, shape: entry.shape.clone(), bytes }
+    }
+
+    fn bytes_of(&self, file: usize, entry: usize) -> &[u8] {
         match &self.files {
-            Files::Folder { shards, .. } => {
-                let shard = &shards[place.file];
-                &shard.bytes[shard.entries[place.entry].range.clone()]
-            }
-            Files::Gguf(parts) => {
-                let part = &parts[place.file];
-                part.data(&part.tensors()[place.entry])
-            }
+            Files::Folder { shards, .. } => &shards[file].bytes[shards[file].entries[entry].range.clone()],
+            Files::Gguf(parts) => parts[file].data(&parts[file].tensors()[entry]),
         }
     }
 
     /// Tells the system that a tensor will not be looked at again, so that loading a model never holds two copies of it.
     /// (It may be looked at: it is read from the file again.)
     pub fn forget(&self, tensor: &Tensor) {
-        let Some(place) = self.tensors.get(&tensor.name) else { return };
-        match &self.files {
-            Files::Folder { shards, .. } => {
-                let shard = &shards[place.file];
-                shard.bytes.forget(shard.entries[place.entry].range.clone());
+        if let Some(entry) = self.tensors.get(&tensor.name) {
+            self.forget_entry(entry);
+        }
+    }
+
+    fn forget_entry(&self, entry: &Entry) {
+        match (&entry.place, &self.files) {
+            (Place::Pieces(pieces), _) => pieces.iter().for_each(|piece| self.forget_entry(piece)),
+            (Place::At { file, entry }, Files::Folder { shards, .. }) => {
+                shards[*file].bytes.forget(shards[*file].entries[*entry].range.clone());
             }
-            Files::Gguf(parts) => {
-                let part = &parts[place.file];
-                part.forget(&part.tensors()[place.entry]);
-            }
+            (Place::At { file, entry }, Files::Gguf(parts)) => parts[*file].forget(&parts[*file].tensors()[*entry]),
+        }
+    }
+
+    /// What the table of tensors says, by name: much less work than [`Self::tensor`] where a tensor is in pieces.
+    pub fn table(&self) -> impl ExactSizeIterator<Item = TensorInfo<'_>> {
+        self.tensors.iter().map(|(name, entry)| TensorInfo {
+            name,
+            kind: entry.kind,
+            shape: &entry.shape,
+            bytes: self.stored(entry),
+        })
+    }
+
+    fn stored(&self, entry: &Entry) -> usize {
+        match &entry.place {
+            Place::At { file, entry } => self.bytes_of(*file, *entry).len(),
+            Place::Pieces(pieces) => pieces.iter().map(|piece| self.stored(piece)).sum(),
         }
     }
 
     /// Bytes of all tensors.
     pub fn bytes(&self) -> u64 {
-        self.tensors.values().map(|place| self.bytes_of(place).len() as u64).sum()
+        self.tensors.values().map(|entry| self.stored(entry) as u64).sum()
     }
 
     /// The model's name: that of the folder (of a hub's snapshot, the repository's) or of the file without its ending.
@@ -217,5 +248,21 @@ impl Checkpoint {
             Files::Folder { text, .. } => TextSource::Folder(text),
             Files::Gguf(parts) => TextSource::Gguf(&parts[0]),
         }
+    }
+}
+
+/// Replaces the two pieces of a projection by the whole, where they fit together; where not, they keep their names, and no
+/// model takes them.
+fn join_pieces(tensors: &mut BTreeMap<String, Entry>) {
+    const PIECES: [&str; 2] = ["self_attn.k_b_proj.weight", "self_attn.v_b_proj.weight"];
+    let prefixes: Vec<String> = tensors.keys().filter_map(|n| n.strip_suffix(PIECES[0]).map(str::to_owned)).collect();
+    for prefix in prefixes {
+        let names = PIECES.map(|piece| format!("{prefix}{piece}"));
+        let [Some(keys), Some(values)] = names.each_ref().map(|name| tensors.get(name)) else { continue };
+        let Some(whole) = gguf::joined((keys.kind, &keys.shape), (values.kind, &values.shape)) else { continue };
+        let [Some(keys), Some(values)] = names.each_ref().map(|name| tensors.remove(name)) else { continue };
+        let place = Place::Pieces(Box::new([keys, values]));
+        let entry = Entry { kind: whole.kind, shape: whole.shape.to_vec(), place };
+        tensors.insert(format!("{prefix}self_attn.kv_b_proj.weight"), entry);
     }
 }

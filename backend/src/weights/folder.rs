@@ -52,7 +52,10 @@ pub(super) fn shards(folder: &Path) -> Result<Vec<Shard>, FileError> {
             if let Some(other) = seen.insert(&entry.name, file) {
                 return Err(FileError::damaged(
                     folder,
-                    format!("the tensor '{}' is in {other} and in {file}, and no {INDEX} says which counts", entry.name),
+                    format!(
+                        "the tensor '{}' is in {other} and in {file}, and no {INDEX} says which counts",
+                        entry.name
+                    ),
                 ));
             }
         }
@@ -69,7 +72,8 @@ fn indexed(folder: &Path, index: &Path, map: &Map<String, Value>) -> Result<Vec<
     let mut place: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for (tensor, file) in weights {
         let file = file.as_str().filter(|name| plain(name));
-        let file = file.ok_or_else(|| wrong(format!("tensor '{tensor}' is said to be in {}, no file's name", weights[tensor])))?;
+        let file = file
+            .ok_or_else(|| wrong(format!("tensor '{tensor}' is said to be in {}, no file's name", weights[tensor])))?;
         place.entry(file).or_default().insert(tensor);
     }
     if place.is_empty() {
@@ -88,7 +92,10 @@ fn indexed(folder: &Path, index: &Path, map: &Map<String, Value>) -> Result<Vec<
         let mut shard = open(&path)?;
         let found: BTreeSet<&str> = shard.entries.iter().map(|e| e.name.as_str()).collect();
         if let Some(tensor) = wanted.difference(&found).next() {
-            return Err(FileError::damaged(&path, format!("the tensor '{tensor}' is not in it, though {INDEX} says so")));
+            return Err(FileError::damaged(
+                &path,
+                format!("the tensor '{tensor}' is not in it, though {INDEX} says so"),
+            ));
         }
         // What the index puts elsewhere does not count; what it leaves out does.
         shard.entries.retain(|e| weights.get(&e.name).is_none_or(|said| said.as_str() == Some(file)));

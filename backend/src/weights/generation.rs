@@ -97,8 +97,12 @@ mod tests {
 
     #[test]
     fn defaults_are_what_the_file_says_and_nothing_else() {
-        let said = read(json!({ "do_sample": true, "temperature": 0.6, "top_p": 0.95, "top_k": 20 }), json!({})).unwrap();
-        assert_eq!((said.do_sample, said.temperature, said.top_p, said.top_k), (Some(true), Some(0.6), Some(0.95), Some(20)));
+        let said =
+            read(json!({ "do_sample": true, "temperature": 0.6, "top_p": 0.95, "top_k": 20 }), json!({})).unwrap();
+        assert_eq!(
+            (said.do_sample, said.temperature, said.top_p, said.top_k),
+            (Some(true), Some(0.6), Some(0.95), Some(20))
+        );
         assert_eq!(said.repetition_penalty, None);
         assert_eq!(read(json!({}), json!({})).unwrap(), Generation::default());
     }

@@ -6,11 +6,12 @@
 mod config;
 mod cursor;
 mod error;
+mod latent;
 mod names;
 mod parts;
 mod tensor;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod value;
 
 use std::{collections::HashMap, ops::Range, path::Path};
@@ -20,6 +21,7 @@ use super::{fingerprint::Fingerprint, mapped::Mapped};
 pub(super) use config::config;
 use cursor::Cursor;
 pub use error::GgufError;
+pub(super) use latent::{join, joined};
 pub(super) use names::hugging_face;
 pub(super) use parts::{parts, whole_name};
 pub use tensor::{TensorInfo, TensorType};

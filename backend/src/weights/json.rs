@@ -12,9 +12,10 @@ const MOST: u64 = 256 << 20;
 /// A small file as a whole; None if it is not there.
 pub(crate) fn bytes(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     match fs::metadata(path) {
-        Ok(meta) if meta.len() > MOST => {
-            Err(FileError::damaged(path, format!("{} bytes are more than such a file has ({MOST} at most)", meta.len())))
-        }
+        Ok(meta) if meta.len() > MOST => Err(FileError::damaged(
+            path,
+            format!("{} bytes are more than such a file has ({MOST} at most)", meta.len()),
+        )),
         Ok(_) => fs::read(path).map(Some).map_err(FileError::io(path)),
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(e) => Err(FileError::io(path)(e)),

@@ -4,7 +4,6 @@
 //! Nothing in a file is trusted: counts, lengths, offsets and names are checked before anything is allocated or read.
 
 mod checkpoint;
-pub mod dequant;
 mod error;
 mod fingerprint;
 mod folder;
@@ -15,6 +14,8 @@ mod json;
 mod mapped;
 mod safetensors;
 mod tensor;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
@@ -24,7 +25,7 @@ pub use error::FileError;
 pub(crate) use folder::{CHAT_TEMPLATE, TOKENIZER, TOKENIZER_CONFIG, TextFiles};
 pub use generation::Generation;
 pub use hub::locate;
-pub use tensor::{Kind, Tensor};
+pub use tensor::{Kind, Tensor, TensorInfo};
 
 /// The name of the model at a path: that of the folder (of a hub's snapshot, the repository's) or of the file without its
 /// ending and the number of its part.

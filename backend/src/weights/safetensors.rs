@@ -126,9 +126,10 @@ fn culprit(table: &Map<String, Value>, data: u64) -> Option<String> {
         before = (end, name);
     }
     match before.0.cmp(&data) {
-        std::cmp::Ordering::Greater => {
-            Some(format!("cut short: the tensors are {} bytes long and {data} are there; fetch the file again", before.0))
-        }
+        std::cmp::Ordering::Greater => Some(format!(
+            "cut short: the tensors are {} bytes long and {data} are there; fetch the file again",
+            before.0
+        )),
         std::cmp::Ordering::Less => Some(format!("damaged: {} bytes follow the last tensor", data - before.0)),
         std::cmp::Ordering::Equal => None,
     }

@@ -2,6 +2,8 @@
 
 use std::{borrow::Cow, fmt};
 
+use littoral_kernels::Format;
+
 use super::gguf::TensorType;
 
 /// The elements of a tensor.
@@ -39,6 +41,17 @@ impl Kind {
             blocks => Self::Quantized(blocks),
         }
     }
+
+    /// The format of such elements, where kernels read them as they are.
+    pub fn format(self) -> Option<Format> {
+        match self {
+            Self::F32 => Some(Format::F32),
+            Self::F16 => Some(Format::F16),
+            Self::BF16 => Some(Format::BF16),
+            Self::Quantized(kind) => kind.to_string().parse().ok(),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Kind {
@@ -68,6 +81,16 @@ pub struct Tensor<'a> {
     pub shape: Vec<usize>,
     /// Little-endian, the innermost dimension contiguous. A view of the file, unless two tensors of it had to be joined.
     pub bytes: Cow<'a, [u8]>,
+}
+
+/// What the table of a checkpoint says of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TensorInfo<'a> {
+    pub name: &'a str,
+    pub kind: Kind,
+    pub shape: &'a [usize],
+    /// Bytes it takes in its file.
+    pub bytes: usize,
 }
 
 impl Tensor<'_> {

@@ -2,9 +2,9 @@
 //! their logits, with transformers.
 
 mod cases;
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+mod gpu;
 mod refused;
-#[cfg(feature = "wgpu")]
-mod wgpu;
 
 use cases::{CASES, Case, argmax, assert_close, run, segment, table};
 use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Quantize};

@@ -84,7 +84,10 @@ fn pull(repository: &Repository, api: &Api, cache: &Cache, progress: &(dyn Progr
     let info = match info(&api.repo(repository.at(&repository.revision))) {
         Ok(info) => info,
         Err(error) if error.contains("status: 4") => {
-            bail!("the hub gives no model {id} at '{}' ({error}); is the name right? A private one needs HF_TOKEN", repository.revision)
+            bail!(
+                "the hub gives no model {id} at '{}' ({error}); is the name right? A private one needs HF_TOKEN",
+                repository.revision
+            )
         }
         Err(error) => {
             let kept = kept(repository, cache);
@@ -148,7 +151,9 @@ fn weights(info: &Info, dir: &Path, id: &str) -> Result<Vec<String>> {
     }
     match (ending(".gguf"), ending(".bin").or_else(|| ending(".pth"))) {
         (Some(file), _) => bail!("{id} holds GGUF files; name one of them, as in {id}/{file}"),
-        (None, Some(_)) => bail!("{id} holds pickled weights alone, which can run code and are not read; take safetensors"),
+        (None, Some(_)) => {
+            bail!("{id} holds pickled weights alone, which can run code and are not read; take safetensors")
+        }
         (None, None) => bail!("{id} holds no *.safetensors"),
     }
 }
@@ -264,7 +269,10 @@ mod tests {
                 let range = head.iter().find_map(|l| l.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
                 let (status, headers, body) = answer(&files, path, range.as_deref());
                 let length = body.len();
-                let _ = write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}connection: close\r\n\r\n{body}");
+                let _ = write!(
+                    stream,
+                    "HTTP/1.1 {status}\r\ncontent-length: {length}\r\n{headers}connection: close\r\n\r\n{body}"
+                );
             }
         });
         Ok(format!("http://{address}"))

@@ -27,6 +27,9 @@ struct Options {
     tokens: u32,
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Number of the first round: the prompts of a round begin in a way of their own.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    first_round: usize,
 }
 
 /// Medians over the rounds.
@@ -61,7 +64,7 @@ async fn main() -> anyhow::Result<()> {
     node.answer("warm up", 4).await?;
     let mut report = Report { prefill: Vec::new(), decode: Vec::new() };
     for &length in &options.prefill {
-        report.prefill.push(node.prefill(length, options.rounds).await?);
+        report.prefill.push(node.prefill(length, options.first_round, options.rounds).await?);
     }
     for &batch in &options.batch {
         report.decode.push(node.decode(batch, options.tokens, options.rounds).await?);
@@ -84,14 +87,15 @@ struct Answer {
 
 impl Node {
     /// Reads prompts of `length` tokens: their words are a token each, so a first try tells how many more are needed.
-    async fn prefill(&self, length: u32, rounds: usize) -> anyhow::Result<Prefill> {
+    async fn prefill(&self, length: u32, first: usize, rounds: usize) -> anyhow::Result<Prefill> {
         let mut words = length.saturating_sub(32).max(1);
-        let mut prompt_tokens = self.answer(&text(words, 0), 1).await?.prompt_tokens;
+        let first_try = text(&format!("{length} {first} try"), words);
+        let mut prompt_tokens = self.answer(&first_try, 1).await?.prompt_tokens;
         words = (words + length).saturating_sub(prompt_tokens).max(1);
         let mut seconds = Vec::new();
-        for round in 0..rounds {
+        for round in first..first + rounds {
             // No prompt begins like another, so that no prefix is known.
-            let answer = self.answer(&text(words, round + 1), 1).await?;
+            let answer = self.answer(&text(&format!("{length} {round} now"), words), 1).await?;
             prompt_tokens = answer.prompt_tokens;
             let first = answer.tokens.first().context("the node answered without a token")?;
             seconds.push((*first - answer.asked).as_secs_f64());
@@ -159,11 +163,11 @@ impl Node {
     }
 }
 
-/// A prompt of so many common words that begins in its own way.
-fn text(words: u32, number: usize) -> String {
+/// A prompt that begins with `opening` and goes on with so many common words.
+fn text(opening: &str, words: u32) -> String {
     const WORDS: [&str; 12] = ["the", "of", "and", "to", "in", "is", "was", "for", "on", "as", "with", "by"];
-    let list: Vec<_> = (0..words as usize).map(|i| WORDS[(i * (number + 1) + number) % WORDS.len()]).collect();
-    list.join(" ")
+    let words = WORDS.iter().cycle().take(words as usize).copied();
+    std::iter::once(opening).chain(words).collect::<Vec<_>>().join(" ")
 }
 
 /// Tokens a second between the last answer's first token and the first answer's last.

@@ -1,28 +1,29 @@
 //! `cargo xtask bench engine`: how fast a node reads prompts and writes answers, beside llama.cpp with the same file
-//! and as many threads, and how much of the machine's memory bandwidth that takes.
+//! and as many threads, how soon it has loaded the model, and how much memory that takes.
 //!
 //! Decoding reads every weight once a step, so that on a CPU the bandwidth is the limit: bytes of weights a step, times
 //! steps a second, against what a plain loop reads.
 
 mod bandwidth;
+mod own;
 mod peer;
+mod report;
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, ensure};
 use serde::Deserialize;
 
-use super::{machine, table::Table};
+use super::machine;
 use crate::ui::Ui;
-use crate::up::child::Child;
-use crate::{build, exec, model, place};
+use crate::{build, model};
+use own::Node;
+use report::{Engine, Results};
 
 const PREFILL: [u32; 2] = [128, 512];
 const BATCH: [u32; 3] = [1, 4, 8];
-const READY: Duration = Duration::from_secs(300);
-const GB: f64 = 1e9;
+/// How the node meets weights with activations: a row of the report each.
+const ARITHMETIC: [&str; 2] = ["fast", "exact"];
 
 #[derive(clap::Args)]
 pub struct Options {
@@ -31,8 +32,8 @@ pub struct Options {
     quick: bool,
     #[arg(long, default_value_t = 5)]
     rounds: u32,
-    /// A GGUF file, instead of the default model
-    #[arg(long, value_name = "PATH.gguf")]
+    /// A GGUF file, instead of the default model; a folder too, which llama.cpp does not read
+    #[arg(long, value_name = "PATH")]
     model: Option<PathBuf>,
     /// Leave llama.cpp out; its first use builds it, which takes minutes
     #[arg(long)]
@@ -42,9 +43,9 @@ pub struct Options {
     no_build: bool,
 }
 
-/// What an engine did: prefill in the order of [`PREFILL`], decode in that of [`BATCH`].
+/// What an engine did in a round: prefill in the order of [`PREFILL`], decode in that of [`BATCH`].
 #[derive(Debug, Deserialize)]
-struct Report {
+struct Round {
     prefill: Vec<Prefill>,
     decode: Vec<Decode>,
 }
@@ -62,12 +63,12 @@ struct Decode {
     tokens_per_s: f64,
 }
 
-/// One engine's row.
-struct Engine {
-    name: String,
-    /// Bytes of weights that a step reads.
-    weights: f64,
-    report: Result<Report>,
+/// What is measured, and how long.
+struct Plan<'a> {
+    model: &'a Path,
+    rounds: u32,
+    /// Of each answer.
+    tokens: u32,
 }
 
 pub fn bench(ui: &Ui, options: &Options) -> Result<()> {
@@ -76,110 +77,55 @@ pub fn bench(ui: &Ui, options: &Options) -> Result<()> {
     }
     let model = options.model.as_deref().map_or_else(|| model::ensure(ui), model::given)?;
     let (rounds, tokens) = if options.quick { (1, 16) } else { (options.rounds.max(1), 64) };
+    let plan = Plan { model: &model, rounds, tokens };
     let bandwidth = {
         let step = ui.step("memory");
         let measured = bandwidth::measure(machine::cores());
         step.done("read bandwidth");
         measured
     };
-    let mut engines = vec![own(ui, &model, rounds, tokens)?];
-    if !options.no_peer {
-        engines.push(peer(ui, &model, rounds, tokens)?);
-    }
-    println!("{}\n", machine::describe());
-    print(&engines, &bandwidth, rounds);
+    let peer = (!options.no_peer).then(|| peer::install(ui));
+    let results = measure(ui, &plan, bandwidth, peer)?;
+    println!("{}\n\n{results}", machine::describe());
     Ok(())
 }
 
-/// A node as it is served, asked through its gRPC.
-fn own(ui: &Ui, model: &std::path::Path, rounds: u32, tokens: u32) -> Result<Engine> {
-    let step = ui.step("littoral");
-    let mut serve = Command::new(place::binary("littoral-node"));
-    serve.args(["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--device", "cpu"]);
-    serve.arg("--model").arg(model);
-    let dir = place::state().join("bench");
-    let mut node = Child::start("bench-node", &mut serve, &dir)?;
-    let began = Instant::now();
-    let ready = loop {
-        match node.ready(Duration::from_millis(50))? {
-            Some(ready) => break ready,
-            None if began.elapsed() > READY => bail!("the node was not ready in time\n{}", node.last_words()),
-            None => {}
+/// Rounds alternate between the engines; the nodes stay up and rest meanwhile.
+fn measure(ui: &Ui, plan: &Plan, bandwidth: Vec<(usize, f64)>, peer: Option<Result<PathBuf>>) -> Result<Results> {
+    let step = ui.step("load");
+    let load = own::load_seconds(plan)?;
+    step.done("the model, once it is in the system's memory");
+    let mut nodes =
+        ARITHMETIC.map(|arithmetic| Node::start(plan, arithmetic)).into_iter().collect::<Result<Vec<_>>>()?;
+    let step = ui.step("rounds");
+    let mut own: Vec<Vec<Round>> = nodes.iter().map(|_| Vec::new()).collect();
+    let mut theirs = peer.as_ref().map(|python| match python {
+        Ok(_) => Ok(Vec::new()),
+        Err(error) => Err(format!("{error:#}")),
+    });
+    for round in 0..plan.rounds {
+        for (node, rounds) in nodes.iter().zip(&mut own) {
+            step.say(&format!("round {} of {}: {}", round + 1, plan.rounds, node.name()));
+            rounds.push(node.round(plan, round)?);
         }
-    };
-    step.say("prefill and decode");
-    let list = |numbers: &[u32]| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-    let mut load = Command::new(place::binary("node-load"));
-    load.args(["--to", ready.get("grpc")?, "--rounds", &rounds.to_string(), "--tokens", &tokens.to_string()]);
-    load.args(["--prefill", &list(&PREFILL), "--batch", &list(&BATCH)]);
-    let report = serde_json::from_str(&exec::output(&mut load)?).context("node-load printed something else")?;
-    node.stop(Duration::from_secs(5));
-    step.done("prefill and decode");
-    Ok(Engine { name: "littoral-node, f32 weights".into(), weights: unpacked_bytes(model)?, report: Ok(report) })
-}
-
-/// llama.cpp, if it can be had: why not is a row too.
-fn peer(ui: &Ui, model: &std::path::Path, rounds: u32, tokens: u32) -> Result<Engine> {
-    let report = peer::measure(ui, model, rounds, tokens);
-    let weights = std::fs::metadata(model)?.len() as f64;
-    Ok(Engine { name: format!("llama.cpp ({}), weights as in the file", peer::VERSION), weights, report })
-}
-
-/// What the weights take in memory, as `littoral-node inspect` says: `weights  513.1 MiB in memory`.
-fn unpacked_bytes(model: &std::path::Path) -> Result<f64> {
-    let said = exec::output(Command::new(place::binary("littoral-node")).arg("inspect").arg(model))?;
-    let line = said.lines().find_map(|line| line.strip_prefix("weights "));
-    let mut words = line.unwrap_or_default().split_whitespace();
-    let number = words.next().and_then(|word| word.parse::<f64>().ok());
-    let unit = words.next().and_then(|unit| ["B", "KiB", "MiB", "GiB"].iter().position(|known| *known == unit));
-    match (number, unit) {
-        (Some(number), Some(power)) => Ok(number * 1024_f64.powi(power as i32)),
-        _ => bail!("`littoral-node inspect` does not say what the weights take:\n{said}"),
-    }
-}
-
-fn print(engines: &[Engine], bandwidth: &[(usize, f64)], rounds: u32) {
-    println!("As many threads as cores ({}) for both, {rounds} rounds, medians.\n", machine::cores());
-    println!("### Memory read bandwidth\n");
-    let mut table = Table::new(["threads", "GB/s"]);
-    for (threads, bytes) in bandwidth {
-        table.row([threads.to_string(), format!("{:.1}", bytes / GB)]);
-    }
-    println!("{table}");
-    println!("### Tokens a second\n");
-    let mut table =
-        Table::new(["engine", "prefill of 128", "of 512", "decode, batch 1", "batch 4", "batch 8", "MB a step"]);
-    for Engine { name, weights, report } in engines {
-        let weights = format!("{:.0}", weights / 1e6);
-        match report {
-            Err(error) => {
-                let none = || "-".to_owned();
-                table.row([format!("{name}: {error:#}"), none(), none(), none(), none(), none(), weights]);
-            }
-            Ok(report) => {
-                let prefill = |i: usize| report.prefill.get(i).map_or("-".into(), |p| rate(p.prompt_tokens, p.seconds));
-                let decode = |i: usize| report.decode.get(i).map_or("-".into(), |d| format!("{:.1}", d.tokens_per_s));
-                let name = name.clone();
-                table.row([name, prefill(0), prefill(1), decode(0), decode(1), decode(2), weights]);
+        if let (Some(Ok(python)), Some(Ok(rounds))) = (&peer, &mut theirs) {
+            step.say(&format!("round {} of {}: llama.cpp", round + 1, plan.rounds));
+            match peer::round(python, plan) {
+                Ok(round) => rounds.push(round),
+                Err(error) => theirs = Some(Err(format!("{error:#}"))),
             }
         }
     }
-    println!("{table}");
-    let best = bandwidth.iter().map(|(_, bytes)| *bytes).fold(0.0, f64::max);
-    println!("### Weights read while decoding, and the share of the bandwidth\n");
-    let mut table = Table::new(["engine", "batch 1", "batch 4", "batch 8"]);
-    for Engine { name, weights, report } in engines {
-        let Ok(report) = report else { continue };
-        let share = |i: usize| {
-            let Some(decode) = report.decode.get(i) else { return "-".to_owned() };
-            let read = decode.tokens_per_s / f64::from(decode.batch) * weights;
-            format!("{:.1} GB/s, {:.0} %", read / GB, 100.0 * read / best)
-        };
-        table.row([name.clone(), share(0), share(1), share(2)]);
-    }
-    println!("{table}");
-}
-
-fn rate(tokens: u32, seconds: f64) -> String {
-    format!("{:.0}", f64::from(tokens) / seconds)
+    let complete =
+        |rounds: &[Round]| rounds.iter().all(|r| r.prefill.len() == PREFILL.len() && r.decode.len() == BATCH.len());
+    ensure!(own.iter().all(|rounds| complete(rounds)), "node-load left figures out");
+    let peak = nodes[0].peak_bytes();
+    let bound = nodes[0].cache_bytes()? + model::bytes(plan.model)? as f64 + own::BESIDES;
+    nodes.iter_mut().for_each(Node::stop);
+    step.done(&format!("{} of each engine", plan.rounds));
+    let names = nodes.iter().map(Node::name).zip(own.into_iter().map(Ok));
+    let theirs = theirs.map(|rounds| (format!("llama.cpp ({})", peer::VERSION), rounds));
+    let engines = names.chain(theirs).map(|(name, rounds)| Engine { name, rounds }).collect();
+    let weights = model::bytes(plan.model)? as f64;
+    Ok(Results { engines, has_peer: peer.is_some(), weights, bandwidth, load, peak, bound })
 }

@@ -1,8 +1,9 @@
-//! `cargo xtask bench edge | engine`: what the product costs on this machine, beside something to compare it with.
+//! `cargo xtask bench edge | engine | device`: what the product costs on this machine, beside something to compare it with.
 //!
 //! Figures mean something only beside others of the same run: rounds alternate between what is compared, every figure is
 //! a median over rounds, and the report says how much of the machine others used meanwhile.
 
+mod device;
 mod edge;
 mod engine;
 mod machine;
@@ -18,12 +19,15 @@ pub enum Bench {
     Edge(edge::Options),
     /// The engine beside llama.cpp: prefill, decode, share of the memory bandwidth
     Engine(engine::Options),
+    /// A GPU: the tests of the architectures on it, then tokens/s at the shapes of real models
+    Device(device::Options),
 }
 
 pub fn bench(ui: &Ui, bench: Bench) -> Result<()> {
     match bench {
         Bench::Edge(options) => edge::bench(ui, &options),
         Bench::Engine(options) => engine::bench(ui, &options),
+        Bench::Device(options) => device::bench(ui, &options),
     }
 }
 

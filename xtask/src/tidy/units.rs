@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::build::{BINARIES, PRODUCT};
+use crate::build::{BINARIES, Device, PRODUCT};
 use crate::exec;
 
 #[derive(Deserialize)]
@@ -25,8 +25,14 @@ type Compilation = (String, Vec<String>);
 
 /// Crates that the product compiles in another way for `cargo test` than for `cargo build`, a line each.
 pub fn check() -> Result<Vec<String>> {
-    let (build, test) = (compilations("build", &BINARIES)?, compilations("test", &[])?);
-    Ok(twice(&build, &test))
+    let mut findings = Vec::new();
+    for device in [Device::Cpu, Device::Wgpu] {
+        let build = compilations("build", &[&BINARIES[..], device.features()].concat())?;
+        findings.extend(twice(&build, &compilations("test", device.features())?));
+    }
+    findings.sort();
+    findings.dedup();
+    Ok(findings)
 }
 
 fn twice(build: &BTreeSet<Compilation>, test: &BTreeSet<Compilation>) -> Vec<String> {

@@ -91,9 +91,15 @@ impl Child {
         self.process.try_wait().ok().flatten()
     }
 
+    /// Its log so far.
+    pub fn log(&self) -> Result<String> {
+        let bytes = fs::read(&self.log).with_context(|| format!("cannot read {}", self.log.display()))?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     /// The end of its log.
     pub fn last_words(&self) -> String {
-        let text = String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned();
+        let text = self.log().unwrap_or_default();
         let lines: Vec<_> = text.lines().collect();
         let tail: Vec<_> = lines[lines.len().saturating_sub(LAST_WORDS)..].iter().map(|l| format!("    {l}")).collect();
         format!("{}\n    (all of it: {})", tail.join("\n"), self.log.display())

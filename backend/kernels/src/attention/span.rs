@@ -8,7 +8,7 @@ use super::{Call, Piece};
 use crate::activation::{Tile, cut};
 use crate::elementwise::sum;
 use crate::exp::exp;
-use crate::simd::{self, LANES, Level, MOST_ROWS, Rows, SPAN, Simd, Work};
+use crate::simd::{self, Ahead, FloatTile, LANES, Level, MOST_ROWS, Rows, SPAN, Simd, Work};
 
 /// Elements of keys that are put side by side at a time.
 const COLS: usize = 256;
@@ -97,7 +97,7 @@ impl Spans<'_> {
             for first in (0..k_dim).step_by(COLS) {
                 let cols = COLS.min(k_dim - first);
                 let lanes = keys.map(|key| bytemuck::cast_slice(&key[first..first + cols]));
-                let rows = Rows { lanes, ahead: &[] };
+                let rows = Rows { lanes };
                 simd::run(*level, Columns { rows, columns: &mut room.keys[..cols] });
                 for tile in &room.tiles {
                     let q = &room.queries[tile.first * k_dim + first * tile.rows..][..cols * tile.rows];
@@ -107,7 +107,8 @@ impl Spans<'_> {
                     if first > 0 {
                         acc.iter_mut().enumerate().for_each(|(n, acc)| acc.copy_from_slice(&room.scores[place(n)]));
                     }
-                    simd::float_tile(*level, bytemuck::cast_slice(&room.keys[..cols]), q, acc);
+                    let w = bytemuck::cast_slice(&room.keys[..cols]);
+                    simd::float_tile(*level, &FloatTile { w, x: q, ahead: Ahead(&[]) }, acc);
                     acc.iter().enumerate().for_each(|(n, acc)| room.scores[place(n)].copy_from_slice(acc));
                 }
             }
@@ -192,7 +193,7 @@ impl Work for Columns<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        S::columns(&self.rows, 0, self.columns);
+        S::columns(&self.rows, 0, self.columns, &mut Ahead(&[]));
     }
 }
 

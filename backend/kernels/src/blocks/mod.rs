@@ -8,7 +8,7 @@ mod simple;
 use crate::Format;
 use crate::simd::{LANES, Lanes};
 
-pub(crate) use floats::{BF16, F8E4M3, F16, F32, Floats};
+pub(crate) use floats::{BF16, F8E4M3, F16, F32, Floats, Source};
 use k::{Q2K, Q3K, Q4K, Q5K, Q6K};
 use simple::{Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 

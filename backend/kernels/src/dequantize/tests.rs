@@ -43,6 +43,40 @@ fn floats_are_read() {
 }
 
 #[test]
+fn every_e4m3_is_read() {
+    let mut bytes = 1f32.to_le_bytes().to_vec();
+    bytes.extend(0..=255u8);
+    let mut out = [0.0; 256];
+    dequantize(Format::F8E4M3 { block: 256 }, 256, &bytes, &mut out);
+    for (bits, is) in out.iter().enumerate() {
+        let (exponent, fraction) = ((bits >> 3 & 15) as i32, (bits & 7) as f32);
+        let magnitude = match exponent {
+            0 => fraction * 2f32.powi(-9),
+            15 if fraction == 7.0 => f32::NAN,
+            _ => (1.0 + fraction / 8.0) * 2f32.powi(exponent - 7),
+        };
+        let ought = if bits & 128 == 0 { magnitude } else { -magnitude };
+        assert!(is.to_bits() == ought.to_bits() || is.is_nan() && ought.is_nan(), "{bits:#04x}: {is} for {ought}");
+    }
+}
+
+#[test]
+fn every_power_of_two_is_read() {
+    for e in 0..=255 {
+        let mut block = [0; 17];
+        // Elements 0.5 and -6.
+        (block[0], block[1]) = (e, 0xf1);
+        let mut out = [f32::NAN; 32];
+        dequantize(Format::Mxfp4, 32, &block, &mut out);
+        let power = 2f64.powi(i32::from(e) - 127);
+        match e {
+            255 => assert!(out.iter().all(|value| value.is_nan())),
+            _ => assert_eq!((out[0], out[16], out[1]), ((power * 0.5) as f32, (power * -6.0) as f32, 0.0), "{e}"),
+        }
+    }
+}
+
+#[test]
 fn quantised_values_are_close() {
     let x: Vec<_> = Random::new(11).floats(640);
     for (format, steps) in [(Format::Q8_0, 127.0), (Format::Q4_0, 8.0)] {

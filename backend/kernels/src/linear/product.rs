@@ -1,14 +1,16 @@
 //! A part of a product: panels are made once, and multiplied with tile after tile.
 
 use std::cell::RefCell;
+use std::mem::take;
+use std::ops::Range;
 
 use super::parts::Part;
 use crate::Weights;
-use crate::activation::{BLOCK, IntTiles, Rows, Tile};
+use crate::activation::{IntTiles, Rows, Tile};
 use crate::blocks::Codes;
 use crate::cells::Cells;
 use crate::panel::{Columns, FLOAT_COLS, INT_COLS, Panel, PanelRows};
-use crate::simd::{self, IntTile, LANES, Level, MOST_ROWS};
+use crate::simd::{self, Ahead, BLOCK, FloatTile, IntTile, LANES, Level, MOST_ROWS};
 
 #[derive(Clone, Copy)]
 pub(super) enum Activations<'a> {
@@ -36,6 +38,7 @@ struct Place<'a> {
     rows: &'a PanelRows<'a>,
     columns: Columns,
     tile: &'a Tile,
+    ahead: Ahead<'a>,
 }
 
 impl Product<'_> {
@@ -44,19 +47,18 @@ impl Product<'_> {
         PANEL.with_borrow_mut(|room| {
             for panel in part.panels.clone() {
                 let rows = PanelRows::of(self.w, tiles[0].matrix, panel);
-                match self.activations {
-                    Activations::Ints(x, codes) => {
-                        for columns in Columns::of(self.w.cols, INT_COLS) {
-                            room.unpack(self.level, &rows, columns);
-                            tiles
-                                .iter()
-                                .for_each(|tile| self.ints(room, Place { rows: &rows, columns, tile }, x, codes));
-                        }
-                    }
-                    Activations::Floats(x) => {
-                        for columns in Columns::of(self.w.cols, FLOAT_COLS) {
-                            room.widen(self.level, &rows, columns);
-                            tiles.iter().for_each(|tile| self.floats(room, Place { rows: &rows, columns, tile }, x));
+                let most = if matches!(self.activations, Activations::Ints(..)) { INT_COLS } else { FLOAT_COLS };
+                for columns in Columns::of(self.w.cols, most) {
+                    let mut ahead = match self.activations {
+                        Activations::Ints(..) => room.unpack(self.level, &rows, columns),
+                        Activations::Floats(_) => room.widen(self.level, &rows, columns),
+                    };
+                    for tile in tiles {
+                        // The first tile calls what comes next to the cache.
+                        let place = Place { rows: &rows, columns, tile, ahead: take(&mut ahead) };
+                        match self.activations {
+                            Activations::Ints(x, codes) => self.ints(room, place, x, codes),
+                            Activations::Floats(x) => self.floats(room, place, x),
                         }
                     }
                 }
@@ -81,31 +83,37 @@ impl Product<'_> {
             x_scale: &x.scale[piece(BLOCK)],
             x_offset: &x.offset[piece(codes.group)],
             x_sum: &x.sum[piece(codes.group)],
+            ahead: place.ahead,
         };
         self.sum(place, |acc| simd::int_tile(self.level, &operands, acc));
     }
 
     fn floats(&self, panel: &Panel, place: Place, x: &[f32]) {
         let begin = place.tile.first * self.w.cols + place.columns.first * place.tile.rows;
-        let x = &x[begin..begin + place.columns.count * place.tile.rows];
-        self.sum(place, |acc| simd::float_tile(self.level, &panel.floats[..place.columns.count], x, acc));
+        let operands = FloatTile {
+            w: &panel.floats[..place.columns.count],
+            x: &x[begin..begin + place.columns.count * place.tile.rows],
+            ahead: place.ahead,
+        };
+        self.sum(place, |acc| simd::float_tile(self.level, &operands, acc));
     }
 
-    /// Lets `add` go on with the sums of the columns before those of `slab`, and keeps them; with the bias if they are
-    /// complete.
+    /// Lets `add` go on with the sums of the columns before these, and keeps them; with the bias if they are complete.
     #[inline(always)]
     fn sum(&self, place: Place, add: impl FnOnce(&mut [[f32; LANES]])) {
         let mut room = [[0.0; LANES]; MOST_ROWS];
         let acc = &mut room[..place.tile.rows];
         if place.columns.first > 0 {
             for (n, acc) in acc.iter_mut().enumerate() {
-                copy(self.outputs(place, n), acc);
+                // SAFETY: a panel and a tile meet in one part, and a row is in one tile.
+                copy(unsafe { self.y.piece(self.outputs(place, n)) }, acc);
             }
         }
         add(acc);
         let bias = self.bias.filter(|_| place.columns.first + place.columns.count == self.w.cols);
         for (n, acc) in acc.iter().enumerate() {
-            let y = self.outputs(place, n);
+            // SAFETY: as above.
+            let y = unsafe { self.y.piece(self.outputs(place, n)) };
             copy(acc, y);
             if let Some(bias) = bias {
                 y.iter_mut().zip(&bias[place.rows.row..]).for_each(|(y, bias)| *y += bias);
@@ -113,11 +121,11 @@ impl Product<'_> {
         }
     }
 
-    fn outputs(&self, place: Place, n: usize) -> &mut [f32] {
+    /// Where the results of a panel for the `n`th row of a tile belong.
+    #[inline(always)]
+    fn outputs(&self, place: Place, n: usize) -> Range<usize> {
         let start = self.rows.row(place.tile.first + n) * self.w.rows + place.rows.row;
-        // SAFETY: a panel and a tile meet in one part, a row is in one tile, and the piece is used up before the part
-        // asks for it again.
-        unsafe { self.y.piece(start..start + place.rows.rows) }
+        start..start + place.rows.rows
     }
 }
 

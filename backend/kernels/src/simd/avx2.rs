@@ -1,11 +1,12 @@
 //! AVX2 with FMA and F16C.
+#![expect(clippy::needless_range_loop, reason = "a row is the same place in several arrays")]
 
 mod lanes;
 
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd, Work, by_rows};
+use super::{Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, by_rows, steps};
 use lanes::Halves;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -23,25 +24,70 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx2 {
     type Lanes = Halves;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) {
         // SAFETY: code for `Avx2` is reached through `enter` alone.
-        let done = unsafe { fours(rows, at, columns) };
+        let done = unsafe { fours(rows, at, columns, ahead) };
         if done < columns.len() {
-            Portable::columns(rows, at + done * 4, &mut columns[done..]);
+            Portable::columns(rows, at + done * 4, &mut columns[done..], ahead);
         }
     }
+
+    #[inline(always)]
+    fn quantise(x: &[f32; BLOCK]) -> Quantised {
+        // SAFETY: code for `Avx2` is reached through `enter` alone.
+        unsafe { quantise(x) }
+    }
+}
+
+/// As [`Simd::quantise`]; for AVX-512 too.
+#[target_feature(enable = "avx2")]
+#[inline]
+pub(super) fn quantise(x: &[f32; BLOCK]) -> Quantised {
+    let mut eights = [_mm256_setzero_ps(); 4];
+    for i in 0..4 {
+        // SAFETY: a block is four times eight.
+        eights[i] = unsafe { _mm256_loadu_ps(x.as_ptr().add(i * 8)) };
+    }
+    // As integers, magnitudes have the order of the numbers, and NaN is above them all.
+    let size = |x| _mm256_and_si256(_mm256_castps_si256(x), _mm256_set1_epi32(i32::MAX));
+    let low = _mm256_max_epi32(size(eights[0]), size(eights[1]));
+    let high = _mm256_max_epi32(size(eights[2]), size(eights[3]));
+    let largest = _mm256_max_epi32(low, high);
+    let largest = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256::<1>(largest));
+    let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b01_00_11_10>(largest));
+    let largest = _mm_max_epi32(largest, _mm_shuffle_epi32::<0b10_11_00_01>(largest));
+    let (scale, steps) = match steps(f32::from_bits(_mm_cvtsi128_si32(largest).cast_unsigned())) {
+        Ok(steps) => steps,
+        Err(nothing) => return nothing,
+    };
+    let steps = _mm256_set1_ps(steps);
+    let round = |x| _mm256_cvtps_epi32(_mm256_mul_ps(x, steps));
+    // Packing works within halves of a register, and leaves the order 0 2 4 6 1 3 5 7 of groups of four.
+    let low = _mm256_packs_epi32(round(eights[0]), round(eights[1]));
+    let high = _mm256_packs_epi32(round(eights[2]), round(eights[3]));
+    let packed = _mm256_packs_epi16(low, high);
+    let packed = _mm256_permutevar8x32_epi32(packed, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    let pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), packed);
+    let fours = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    let eights = _mm256_hadd_epi32(fours, fours);
+    let halves = _mm256_hadd_epi32(eights, eights);
+    let sums = [_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves)];
+    let mut bytes = [[0i8; 4]; BLOCK / 4];
+    // SAFETY: as many bytes as a register has.
+    unsafe { _mm256_storeu_si256(bytes.as_mut_ptr().cast(), packed) };
+    Quantised { scale, bytes, sums: [_mm_cvtsi128_si32(sums[0]), _mm_cvtsi128_si32(sums[1])] }
 }
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx2")]
-fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) -> usize {
     let (starts, words) = rows.from(at);
     let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
     for first in (0..whole).step_by(4) {
-        rows.call(at + first * 4);
+        ahead.call(2);
         let column = first.min(whole - 4);
         for side in [0, 8] {
             let mut words = [_mm256_setzero_si256(); 4];
@@ -99,7 +145,10 @@ pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
 #[target_feature(enable = "avx2,fma")]
 fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let ones = _mm256_set1_epi16(1);
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.scale.len());
     for group in 0..tile.scale.len() {
+        ahead.call(lines);
         for first in (0..N).step_by(2) {
             let rows = if first + 1 < N { 2 } else { 1 };
             let mut dots = [[_mm256_setzero_si256(); 2]; 2];
@@ -139,7 +188,10 @@ fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &In
 #[target_feature(enable = "avx2,fma")]
 fn signed_tile<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.scale.len());
     for group in 0..tile.scale.len() {
+        ahead.call(lines);
         for first in (0..N).step_by(2) {
             let rows = if first + 1 < N { 2 } else { 1 };
             let mut dots = [[_mm256_setzero_si256(); 2]; 2];
@@ -204,14 +256,12 @@ unsafe fn accumulate<const WORDS: usize, const N: usize>(
     acc: &mut [f32; LANES],
 ) {
     // SAFETY: as promised.
-    let (scale, x_scale) = unsafe {
-        (sides(tile.scale.get_unchecked(group)), *tile.x_scale.get_unchecked(group * WORDS / 8 * N + row))
-    };
+    let (scale, x_scale) =
+        unsafe { (sides(tile.scale.get_unchecked(group)), *tile.x_scale.get_unchecked(group * WORDS / 8 * N + row)) };
     let x_scale = _mm256_set1_ps(x_scale);
     let mut sums = sides(acc);
     for side in 0..2 {
-        sums[side] =
-            _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[side]), _mm256_mul_ps(scale[side], x_scale), sums[side]);
+        sums[side] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[side]), _mm256_mul_ps(scale[side], x_scale), sums[side]);
     }
     if let Some(min) = tile.min {
         // SAFETY: as promised.
@@ -243,21 +293,66 @@ fn keep(lanes: &mut [f32; LANES], sides: [__m256; 2]) {
 
 /// As [`super::float_tile`], which has checked the lengths.
 #[target_feature(enable = "avx2,fma")]
-pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
-    by_rows!(acc, N => float_tile_of::<N>(w, x, acc), 1 2 3 4 5 6);
+pub(super) fn float_tile(tile: &FloatTile, acc: &mut [[f32; LANES]]) {
+    by_rows!(acc, N => float_tile_of::<N, { chains(N) }>(tile, acc), 1 2 3 4 5 6);
+}
+
+/// How many chains go side by side, so that additions need not wait for each other.
+const fn chains(rows: usize) -> usize {
+    match rows {
+        1 => 4,
+        2 => 2,
+        _ => 1,
+    }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn float_tile_of<const N: usize>(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]; N]) {
-    for (w, x) in w.chunks(CHAIN).zip(x.chunks(CHAIN * N)) {
-        let mut sums = [[_mm256_setzero_ps(); 2]; N];
-        for (w, x) in w.iter().zip(x.as_chunks::<N>().0) {
-            let w = sides(w);
-            for n in 0..N {
-                let x = _mm256_set1_ps(x[n]);
-                sums[n] = [_mm256_fmadd_ps(w[0], x, sums[n][0]), _mm256_fmadd_ps(w[1], x, sums[n][1])];
+fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
+    let FloatTile { mut w, mut x, mut ahead } = *tile;
+    let lines = ahead.per_step(w.len().div_ceil(CHAINS));
+    while !w.is_empty() {
+        let many = w.len() >= CHAINS * CHAIN;
+        let columns = if many { CHAINS * CHAIN } else { w.len().min(CHAIN) };
+        let (now, later) = (w.split_at(columns), x.split_at(columns * N));
+        // SAFETY: there are as many chains, or a part of one, and an activation of each row for each column.
+        unsafe {
+            if many {
+                add_chains::<N, CHAINS>(now.0, later.0, &mut ahead, lines, acc);
+            } else {
+                add_chains::<N, 1>(now.0, later.0, &mut ahead, lines, acc);
             }
         }
+        (w, x) = (now.1, later.1);
+    }
+}
+
+/// # Safety
+/// `w` is `CHAINS` whole chains, or at most a whole one if that is 1; `x` has `N` elements for each of its columns.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+unsafe fn add_chains<const N: usize, const CHAINS: usize>(
+    w: &[[f32; LANES]],
+    x: &[f32],
+    ahead: &mut Ahead,
+    lines: usize,
+    acc: &mut [[f32; LANES]; N],
+) {
+    let mut sums = [[[_mm256_setzero_ps(); 2]; N]; CHAINS];
+    for k in 0..w.len() / CHAINS {
+        ahead.call(lines);
+        for chain in 0..CHAINS {
+            let at = chain * CHAIN + k;
+            // SAFETY: as promised.
+            let w = sides(unsafe { w.get_unchecked(at) });
+            for n in 0..N {
+                // SAFETY: as promised.
+                let x = _mm256_set1_ps(unsafe { *x.get_unchecked(at * N + n) });
+                let sum = &mut sums[chain][n];
+                *sum = [_mm256_fmadd_ps(w[0], x, sum[0]), _mm256_fmadd_ps(w[1], x, sum[1])];
+            }
+        }
+    }
+    for sums in sums {
         for n in 0..N {
             let before = sides(&acc[n]);
             keep(&mut acc[n], [_mm256_add_ps(before[0], sums[n][0]), _mm256_add_ps(before[1], sums[n][1])]);

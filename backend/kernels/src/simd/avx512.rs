@@ -1,11 +1,12 @@
 //! AVX-512 with VNNI.
+#![expect(clippy::needless_range_loop, reason = "a row is the same place in several arrays")]
 
 mod lanes;
 
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd, Work, by_rows};
+use super::{Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows};
 use lanes::Whole;
 
 /// Rows of a tile at most, of integers and of floats.
@@ -23,25 +24,31 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx512 {
     type Lanes = Whole;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) {
         // SAFETY: code for `Avx512` is reached through `enter` alone.
-        let done = unsafe { fours(rows, at, columns) };
+        let done = unsafe { fours(rows, at, columns, ahead) };
         if done < columns.len() {
-            Portable::columns(rows, at + done * 4, &mut columns[done..]);
+            Portable::columns(rows, at + done * 4, &mut columns[done..], ahead);
         }
+    }
+
+    #[inline(always)]
+    fn quantise(x: &[f32; BLOCK]) -> Quantised {
+        // SAFETY: code for `Avx512` is reached through `enter` alone.
+        unsafe { avx2::quantise(x) }
     }
 }
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx512f")]
-fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) -> usize {
     let (starts, words) = rows.from(at);
     let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
     for first in (0..whole).step_by(4) {
-        rows.call(at + first * 4);
+        ahead.call(2);
         let column = first.min(whole - 4);
         let mut words = [_mm512_setzero_si512(); 4];
         for i in 0..4 {
@@ -86,7 +93,10 @@ fn int_tile_of<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f
     for n in 0..N {
         sums[n] = load(&acc[n]);
     }
+    let mut ahead = tile.ahead;
+    let lines = ahead.per_step(tile.scale.len());
     for (group, scale) in tile.scale.iter().enumerate() {
+        ahead.call(lines);
         // SAFETY: `IntTile::check` has seen to it that each array has so many elements for each group.
         unsafe {
             let codes = tile.codes.as_ptr().add(group * WORDS).cast::<__m512i>();
@@ -138,20 +148,65 @@ fn keep(lanes: &mut [f32; LANES], values: __m512) {
 
 /// As [`super::float_tile`], which has checked the lengths.
 #[target_feature(enable = "avx512f")]
-pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
-    by_rows!(acc, N => float_tile_of::<N>(w, x, acc), 1 2 3 4 5 6 7 8);
+pub(super) fn float_tile(tile: &FloatTile, acc: &mut [[f32; LANES]]) {
+    by_rows!(acc, N => float_tile_of::<N, { chains(N) }>(tile, acc), 1 2 3 4 5 6 7 8);
+}
+
+/// How many chains go side by side, so that additions need not wait for each other.
+const fn chains(rows: usize) -> usize {
+    match rows {
+        1 | 2 => 4,
+        3 | 4 => 2,
+        _ => 1,
+    }
 }
 
 #[target_feature(enable = "avx512f")]
-fn float_tile_of<const N: usize>(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]; N]) {
-    for (w, x) in w.chunks(CHAIN).zip(x.chunks(CHAIN * N)) {
-        let mut sums = [_mm512_setzero_ps(); N];
-        for (w, x) in w.iter().zip(x.as_chunks::<N>().0) {
-            let w = load(w);
-            for n in 0..N {
-                sums[n] = _mm512_fmadd_ps(w, _mm512_set1_ps(x[n]), sums[n]);
+fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
+    let FloatTile { mut w, mut x, mut ahead } = *tile;
+    let lines = ahead.per_step(w.len().div_ceil(CHAINS));
+    while !w.is_empty() {
+        let many = w.len() >= CHAINS * CHAIN;
+        let columns = if many { CHAINS * CHAIN } else { w.len().min(CHAIN) };
+        let (now, later) = (w.split_at(columns), x.split_at(columns * N));
+        // SAFETY: there are as many chains, or a part of one, and an activation of each row for each column.
+        unsafe {
+            if many {
+                add_chains::<N, CHAINS>(now.0, later.0, &mut ahead, lines, acc);
+            } else {
+                add_chains::<N, 1>(now.0, later.0, &mut ahead, lines, acc);
             }
         }
+        (w, x) = (now.1, later.1);
+    }
+}
+
+/// # Safety
+/// `w` is `CHAINS` whole chains, or at most a whole one if that is 1; `x` has `N` elements for each of its columns.
+#[target_feature(enable = "avx512f")]
+#[inline]
+unsafe fn add_chains<const N: usize, const CHAINS: usize>(
+    w: &[[f32; LANES]],
+    x: &[f32],
+    ahead: &mut Ahead,
+    lines: usize,
+    acc: &mut [[f32; LANES]; N],
+) {
+    let mut sums = [[_mm512_setzero_ps(); N]; CHAINS];
+    for k in 0..w.len() / CHAINS {
+        ahead.call(lines);
+        for chain in 0..CHAINS {
+            let at = chain * CHAIN + k;
+            // SAFETY: as promised.
+            let w = load(unsafe { w.get_unchecked(at) });
+            for n in 0..N {
+                // SAFETY: as promised.
+                let x = _mm512_set1_ps(unsafe { *x.get_unchecked(at * N + n) });
+                sums[chain][n] = _mm512_fmadd_ps(w, x, sums[chain][n]);
+            }
+        }
+    }
+    for sums in sums {
         for n in 0..N {
             let sum = _mm512_add_ps(load(&acc[n]), sums[n]);
             keep(&mut acc[n], sum);

@@ -19,8 +19,6 @@ pub(crate) trait Lanes: Copy {
     fn shr(self, count: u32) -> Self;
     /// For each byte, which is below 16, that one of the table.
     fn lookup(self, table: &[u8; 16]) -> Self;
-    /// `self` where the word `choice` is not zero, and `other` where it is.
-    fn where_not_zero(self, choice: Self, other: Self) -> Self;
 
     /// The signed integers as floats.
     fn float(self) -> Self;
@@ -101,13 +99,6 @@ impl Lanes for Words {
 
     fn lookup(self, table: &[u8; 16]) -> Self {
         self.map(|word| u32::from_le_bytes(word.to_le_bytes().map(|byte| table[usize::from(byte & 15)])))
-    }
-
-    fn where_not_zero(mut self, choice: Self, other: Self) -> Self {
-        for lane in 0..LANES {
-            self.0[lane] = if choice.0[lane] == 0 { other.0[lane] } else { self.0[lane] };
-        }
-        self
     }
 
     fn float(self) -> Self {

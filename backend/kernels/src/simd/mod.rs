@@ -20,6 +20,9 @@ pub(crate) const LANES: usize = 16;
 /// Elements of an f32 product that are summed up before they are added to the rest.
 pub(crate) const CHAIN: usize = 64;
 
+/// Elements of a quantised activation that share a scale.
+pub(crate) const BLOCK: usize = 32;
+
 /// Positions whose scores are weighed together.
 pub(crate) const SPAN: usize = 256;
 
@@ -95,8 +98,33 @@ pub(crate) trait Simd {
     type Lanes: Lanes;
 
     /// Words from byte `at` of sixteen rows, one of each row side by side: as many columns as there are. Of the last
-    /// word there may be some bytes only; the others become zero.
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]);
+    /// word there may be some bytes only; the others become zero. Half as many lines are called from `ahead`.
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead);
+
+    /// The block in steps of a 127th of the largest magnitude, to the nearest, halves to even.
+    fn quantise(x: &[f32; BLOCK]) -> Quantised;
+}
+
+/// A block of activations as bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Quantised {
+    pub scale: f32,
+    pub bytes: [[i8; 4]; BLOCK / 4],
+    /// Of the bytes of each half.
+    pub sums: [i32; 2],
+}
+
+/// The size of a step, and how many make one, for blocks with a largest magnitude of `largest`; none if the block is
+/// zero, or so close to it that steps would be no normal numbers. One that is not finite gets steps of NaN, so that
+/// what comes of it is seen.
+#[inline(always)]
+fn steps(largest: f32) -> Result<(f32, f32), Quantised> {
+    let nothing = |scale| Quantised { scale, bytes: [[0; 4]; BLOCK / 4], sums: [0; 2] };
+    match largest {
+        ..1e-35 => Err(nothing(0.0)),
+        1e-35..=f32::MAX => Ok((largest / 127.0, 127.0 / largest)),
+        _ => Err(nothing(f32::NAN)),
+    }
 }
 
 /// The bytes of sixteen rows.
@@ -104,8 +132,6 @@ pub(crate) trait Simd {
 pub(crate) struct Rows<'a> {
     /// All of the same length.
     pub lanes: [&'a [u8]; LANES],
-    /// What is read next, and may be called to the cache meanwhile.
-    pub ahead: &'a [u8],
 }
 
 impl Rows<'_> {
@@ -121,18 +147,33 @@ impl Rows<'_> {
         }
         (starts, (length - at) / 4)
     }
+}
 
-    /// Calls the part of `ahead` to the cache that corresponds to four words from byte `at` of all rows.
-    #[cfg(target_arch = "x86_64")]
+/// Bytes that are read soon. They are called to the cache a few lines at a time, between other work: a processor
+/// keeps track of a dozen lines at once, and stands still when it is asked for more.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Ahead<'a>(pub &'a [u8]);
+
+impl Ahead<'_> {
+    /// Calls the next lines, `count` at most.
     #[inline(always)]
-    fn call(&self, at: usize) {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for line in 0..4 {
-            if let Some(byte) = self.ahead.get(at * LANES + line * 64) {
+    pub fn call(&mut self, count: usize) {
+        for _ in 0..count {
+            let Some(first) = self.0.first() else { return };
+            #[cfg(target_arch = "x86_64")]
+            {
+                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
                 // SAFETY: it changes nothing but what the cache holds.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(byte).cast()) };
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(first).cast()) };
             }
+            self.0 = self.0.get(64..).unwrap_or_default();
         }
+    }
+
+    /// How many lines to call at each of `steps`.
+    #[inline(always)]
+    fn per_step(&self, steps: usize) -> usize {
+        self.0.len().div_ceil(64 * steps.max(1))
     }
 }
 
@@ -172,6 +213,8 @@ pub(crate) struct IntTile<'a> {
     pub x_offset: &'a [i32],
     /// Sums of the activations of a group.
     pub x_sum: &'a [f32],
+    /// Called to the cache meanwhile.
+    pub ahead: Ahead<'a>,
 }
 
 impl IntTile<'_> {
@@ -202,18 +245,29 @@ pub(crate) fn int_tile(level: Level, tile: &IntTile, acc: &mut [[f32; LANES]]) {
     }
 }
 
-/// Adds `w` (`[k][LANES]`) times `x` (`[k][n]`) to `acc`, `[n][LANES]`. The products of each [`CHAIN`] of `k` are summed
-/// up from zero, in order and fused, and the sum is added.
-pub(crate) fn float_tile(level: Level, w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]) {
-    assert_eq!(x.len(), w.len() * acc.len());
+/// A panel of floats, and a tile of activations.
+#[derive(Clone, Copy)]
+pub(crate) struct FloatTile<'a> {
+    /// `[k][LANES]`
+    pub w: &'a [[f32; LANES]],
+    /// `[k][n]`
+    pub x: &'a [f32],
+    /// Called to the cache meanwhile.
+    pub ahead: Ahead<'a>,
+}
+
+/// Adds `w` times `x` to `acc`, `[n][LANES]`. The products of each [`CHAIN`] of `k` are summed up from zero, in order
+/// and fused, and the sum is added.
+pub(crate) fn float_tile(level: Level, tile: &FloatTile, acc: &mut [[f32; LANES]]) {
+    assert_eq!(tile.x.len(), tile.w.len() * acc.len());
     match checked(level) {
         // SAFETY: the machine has the instructions, and the lengths fit.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::float_tile(w, x, acc) },
+        Level::Avx512 => unsafe { avx512::float_tile(tile, acc) },
         // SAFETY: the machine has the instructions, and the lengths fit.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::float_tile(w, x, acc) },
-        _ => portable::float_tile(w, x, acc),
+        Level::Avx2 => unsafe { avx2::float_tile(tile, acc) },
+        _ => portable::float_tile(tile.w, tile.x, acc),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
 use super::lanes::Words;
-use super::{CHAIN, IntTile, LANES, Rows, SPAN, Simd};
+use super::{Ahead, BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, steps};
 
 /// Rows of a tile at most.
 pub(super) const ROWS: usize = 4;
@@ -11,7 +11,7 @@ pub(crate) struct Portable;
 impl Simd for Portable {
     type Lanes = Words;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], _: &mut Ahead) {
         for (lane, row) in rows.lanes.iter().enumerate() {
             let (words, rest) = row[at..].as_chunks();
             for (column, word) in columns.iter_mut().zip(words) {
@@ -23,6 +23,23 @@ impl Simd for Portable {
                 column[lane] = u32::from_le_bytes(word);
             }
         }
+    }
+
+    fn quantise(x: &[f32; BLOCK]) -> Quantised {
+        /// Adding it leaves an integer in the low bits of the sum.
+        const ROUND: f32 = 12_582_912.0;
+        // As integers, magnitudes have the order of the numbers, and NaN is above them all.
+        let largest = x.iter().fold(0, |largest, x| largest.max(x.abs().to_bits()));
+        let (scale, steps) = match steps(f32::from_bits(largest)) {
+            Ok(steps) => steps,
+            Err(nothing) => return nothing,
+        };
+        let mut bytes = [[0; 4]; BLOCK / 4];
+        for (byte, x) in bytes.as_flattened_mut().iter_mut().zip(x) {
+            *byte = (x * steps + ROUND).to_bits() as i8;
+        }
+        let sum = |half: &[[i8; 4]]| half.as_flattened().iter().map(|byte| i32::from(*byte)).sum();
+        Quantised { scale, bytes, sums: [sum(&bytes[..4]), sum(&bytes[4..])] }
     }
 }
 

@@ -3,10 +3,7 @@
 //! Clients send a call's arguments as JSON in a string and its content as null or ''. Templates were written for one of
 //! these or for what they stand for; which, is found out by trying, with a call whose words are looked for in what comes out.
 
-use minijinja::{
-    Value,
-    value::{Serde, ValueKind},
-};
+use minijinja::{Value, value::ValueKind};
 use serde_json::json;
 
 use super::Prompt;
@@ -134,6 +131,8 @@ fn with(object: &Value, change: impl Fn(&str, Value) -> Value) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use minijinja::value::Serde;
+
     use super::*;
     use crate::text::template::ChatTemplate;
 

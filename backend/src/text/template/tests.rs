@@ -51,22 +51,46 @@ fn a_refusal_carries_the_templates_words() {
 #[test]
 fn constructs_of_known_templates_render_as_in_jinja2() {
     let table = [
-        ("{% set ns = namespace(a=false, b='') %}{% for m in messages %}{% set ns.b = ns.b + '\\n\\n' + m['content'] %}{% endfor %}{{ ns.b }}", "\n\nhi"),
-        ("{{ 'a</think>b</think>c'.split('</think>', 1)[1] }}|{{ 'a</think>b'.split('</think>')[-1] }}|{{ 'x'.split('y')|last }}", "b</think>c|b|x"),
+        (
+            "{% set ns = namespace(a=false, b='') %}{% for m in messages %}{% set ns.b = ns.b + '\\n\\n' + m['content'] %}{% endfor %}{{ ns.b }}",
+            "\n\nhi",
+        ),
+        (
+            "{{ 'a</think>b</think>c'.split('</think>', 1)[1] }}|{{ 'a</think>b'.split('</think>')[-1] }}|{{ 'x'.split('y')|last }}",
+            "b</think>c|b|x",
+        ),
         ("{{ '\\n\\nx\\n'.lstrip('\\n') }}|{{ '\\nx\\n\\n'.rstrip('\\n') }}|{{ ' x '.strip() }}", "x\n|\nx|x"),
         ("{% if '</think>' in 'a</think>' and 'a'.startswith('a') and not 'a'.endswith('b') %}y{% endif %}", "y"),
-        ("{{ thinking is defined }}{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ thinking }}", "FalseFalse"),
+        (
+            "{{ thinking is defined }}{% if not thinking is defined %}{% set thinking = false %}{% endif %}{{ thinking }}",
+            "FalseFalse",
+        ),
         ("{{ messages[0].get('content', '') }}{{ messages[0].get('x') }}{{ messages[0].get('x', 'd') }}", "hiNoned"),
         ("{% for i in range(2, -1, -1) %}{{ i }}{{ loop.last }}{{ loop.index0 }}{% endfor %}", "2False01False10True2"),
         ("{% for m in messages[::-1] %}{{ m.role }}{% endfor %}{{ messages[1:] | length }}", "user0"),
-        ("{% for k, v in {'b': 1, 'a': [true, none]}.items() %}{{ k }}={{ v | tojson }};{% endfor %}", "b=1;a=[true, null];"),
+        (
+            "{% for k, v in {'b': 1, 'a': [true, none]}.items() %}{{ k }}={{ v | tojson }};{% endfor %}",
+            "b=1;a=[true, null];",
+        ),
         ("{% macro f(x) -%}<{{ x }}>{%- endmacro %}{{ f('a') }}{{- f(1) -}} {{ f(x=2) }}", "<a><1><2>"),
-        ("{{ {'a': 1} is mapping }}{{ 'a' is string }}{{ [1] is iterable }}{{ none is none }}{{ [] is sequence }}", "TrueTrueTrueTrueTrue"),
-        ("{{ ('a' if false) }}{{ 'b' if true else 'c' }}{{ x | default('d') }}{{ x.y is defined if x is defined }}", "bd"),
-        ("{{ [1, 2, 3] | map('string') | join('-') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}", "1-2-31"),
-        ("{{ 'abc'[1:] }}{{ 'abc'[-1] }}{{ 'a' ~ 1 }}{{ 'ab' | upper }}{{ '%' }}{{ 3 // 2 }}{{ 7 % 4 }}", "bccaa1AB%13".get(2..).unwrap_or_default()),
-        ("{%- set x = 'é' -%}{{ x | tojson }}{{ x | tojson(ensure_ascii=True) }}{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}", "\"é\"\"\\u00e9\"{\"a\":2,\"b\":1}"),
-        ("{{ {'a': '<中>', 'b': [], 'c': {'d': [1, 2]}} | tojson(indent=2) }}", "{\n  \"a\": \"<中>\",\n  \"b\": [],\n  \"c\": {\n    \"d\": [\n      1,\n      2\n    ]\n  }\n}"),
+        (
+            "{{ {'a': 1} is mapping }}{{ 'a' is string }}{{ [1] is iterable }}{{ none is none }}{{ [] is sequence }}",
+            "TrueTrueTrueTrueTrue",
+        ),
+        ("{{ ('a' if false) }}{{ 'b' if true else 'c' }}{{ x | default('d') }}{{ 1 if x is defined }}", "bd"),
+        (
+            "{{ [1, 2, 3] | map('string') | join('-') }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
+            "1-2-31",
+        ),
+        ("{{ 'abc'[1:] }}{{ 'abc'[-1] }}{{ 'a' ~ 1 }}{{ 'ab' | upper }}{{ '%' }}{{ 3 // 2 }}{{ 7 % 4 }}", "bcca1AB%13"),
+        (
+            "{%- set x = 'é' -%}{{ x | tojson }}{{ x | tojson(ensure_ascii=True) }}{{ {'b': 1, 'a': 2} | tojson(sort_keys=true, separators=(',', ':')) }}",
+            "\"é\"\"\\u00e9\"{\"a\":2,\"b\":1}",
+        ),
+        (
+            "{{ {'a': '<中>', 'b': [], 'c': {'d': [1, 2]}} | tojson(indent=2) }}",
+            "{\n  \"a\": \"<中>\",\n  \"b\": [],\n  \"c\": {\n    \"d\": [\n      1,\n      2\n    ]\n  }\n}",
+        ),
     ];
     for (source, expected) in table {
         assert_eq!(with(source, json!({})), expected, "{source}");
@@ -77,7 +101,8 @@ fn constructs_of_known_templates_render_as_in_jinja2() {
 fn variables_tools_and_the_open_end_reach_the_template() {
     let source = "{{ thinking }}{% if tools %}{% for t in tools %}{{ t | tojson }}{% endfor %}{% endif %}{% if add_generation_prompt %}>{% endif %}";
     assert_eq!(with(source, json!({ "thinking": true })), "True>");
-    let tools: minijinja::Value = serde_json::from_str(r#"[{"type": "function", "function": {"name": "f", "a": 1}}]"#).unwrap();
+    let tools: minijinja::Value =
+        serde_json::from_str(r#"[{"type": "function", "function": {"name": "f", "a": 1}}]"#).unwrap();
     let prompt = Prompt::new(&json!([])).tools(&tools).add_generation_prompt(false);
     assert_eq!(
         template(source).render_prompt(&prompt).unwrap(),

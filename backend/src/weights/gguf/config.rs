@@ -4,6 +4,9 @@
 //! `rope_interleave` (the rows of q and k lie so that rotary pairs are neighbours), and the tensor `rope_freqs.weight`
 //! (divisors of the rotary frequencies, in place of Llama 3.1's `rope_scaling`).
 
+#[cfg(test)]
+mod tests;
+
 use serde_json::{Map, Value, json};
 
 use super::{Gguf, GgufError, TensorInfo};
@@ -86,7 +89,11 @@ impl Keys<'_> {
     /// Plain attention and feed-forward layers.
     fn dense(&self, out: &mut Map<String, Value>) -> Result<(), GgufError> {
         if self.count("expert_count")? > 0 {
-            return Err(self.wrong("expert_count", self.count("expert_count")?, "0: experts of this architecture are not read"));
+            return Err(self.wrong(
+                "expert_count",
+                self.count("expert_count")?,
+                "0: experts of this architecture are not read",
+            ));
         }
         let (dim, heads) = (self.size("embedding_length")?, self.size("attention.head_count")?);
         let head_dim = self.size_or("attention.key_length", dim / heads)?;
@@ -109,7 +116,8 @@ impl Keys<'_> {
         let key = self.size_either("attention.key_length_mla", "attention.key_length")?;
         let value = self.size_either("attention.value_length_mla", "attention.value_length")?;
         let nope = key.checked_sub(rope).filter(|n| *n > 0);
-        let nope = nope.ok_or_else(|| self.wrong("attention.key_length", key, &format!("more than the {rope} rotary elements")))?;
+        let nope = nope
+            .ok_or_else(|| self.wrong("attention.key_length", key, &format!("more than the {rope} rotary elements")))?;
         let sigmoid = match self.count("expert_gating_func")? {
             0 | 1 => false,
             SIGMOID => true,
@@ -169,7 +177,9 @@ impl Keys<'_> {
                 return Ok(json!({ "rope_type": "linear", "factor": self.positive("rope.scale_linear")? }));
             }
             None | Some("none") => return Ok(Value::Null),
-            Some("linear") => return Ok(json!({ "rope_type": "linear", "factor": self.positive("rope.scaling.factor")? })),
+            Some("linear") => {
+                return Ok(json!({ "rope_type": "linear", "factor": self.positive("rope.scaling.factor")? }));
+            }
             Some("yarn") => json!({ "rope_type": "yarn", "factor": self.positive("rope.scaling.factor")? }),
             Some(other) => return Err(self.wrong("rope.scaling.type", format!("'{other}'"), "none, linear or yarn")),
         };

@@ -1,7 +1,8 @@
 //! llama.cpp's names of tensors, and Hugging Face's.
 
 /// Tensors of no layer, without `.weight`.
-const TOP: &[(&str, &str)] = &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+const TOP: &[(&str, &str)] =
+    &[("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
 
 /// Tensors of a layer, after `blk.N.` and after `model.layers.N.`, without `.weight` or `.bias`.
 const LAYER: &[(&str, &str)] = &[

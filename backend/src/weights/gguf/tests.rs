@@ -3,39 +3,39 @@
 use super::*;
 
 /// Writes small GGUF files.
-struct Writer(Vec<u8>);
+pub struct Writer(pub Vec<u8>);
 
 impl Writer {
-    fn new(tensors: u64, entries: u64) -> Self {
+    pub fn new(tensors: u64, entries: u64) -> Self {
         let mut bytes = b"GGUF".to_vec();
         bytes.extend(3u32.to_le_bytes());
         bytes.extend(tensors.to_le_bytes());
         bytes.extend(entries.to_le_bytes());
         Self(bytes)
     }
-    fn raw(mut self, bytes: &[u8]) -> Self {
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
         self.0.extend(bytes);
         self
     }
-    fn u32(self, n: u32) -> Self {
+    pub fn u32(self, n: u32) -> Self {
         self.raw(&n.to_le_bytes())
     }
-    fn u64(self, n: u64) -> Self {
+    pub fn u64(self, n: u64) -> Self {
         self.raw(&n.to_le_bytes())
     }
-    fn string(self, s: &str) -> Self {
+    pub fn string(self, s: &str) -> Self {
         self.u64(s.len() as u64).raw(s.as_bytes())
     }
-    fn tensor(self, name: &str, dims: &[u64], kind: u32, offset: u64) -> Self {
+    pub fn tensor(self, name: &str, dims: &[u64], kind: u32, offset: u64) -> Self {
         let named = self.string(name).u32(dims.len() as u32);
         dims.iter().fold(named, |w, d| w.u64(*d)).u32(kind).u64(offset)
     }
-    fn data(mut self, bytes: usize) -> Self {
+    pub fn data(mut self, bytes: usize) -> Self {
         let at = self.0.len().next_multiple_of(32);
         self.0.resize(at + bytes, 7);
         self
     }
-    fn parse(self) -> Result<Gguf, GgufError> {
+    pub fn parse(self) -> Result<Gguf, GgufError> {
         Gguf::parse(Mapped::Owned(self.0))
     }
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{BATCH, PREFILL, Report};
+use super::{BATCH, PREFILL, Plan, Round};
 use crate::bench::machine;
 use crate::exec::{self, Watch};
 use crate::place;
@@ -18,23 +18,19 @@ pub const VERSION: &str = "llama-cpp-python 0.3.36";
 const REQUIREMENT: &str = "llama-cpp-python==0.3.36";
 const SCRIPT: &str = include_str!("peer.py");
 
-/// Measures the peer; an error says why it cannot be had.
-pub fn measure(ui: &Ui, model: &Path, rounds: u32, tokens: u32) -> Result<Report> {
-    let python = install(ui).context("llama.cpp cannot be installed")?;
-    let step = ui.step("llama.cpp");
+/// One round, in a process of its own.
+pub fn round(python: &Path, plan: &Plan) -> Result<Round> {
     let list = |numbers: &[u32]| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
     let mut command = Command::new(python);
-    command.args(["-c", SCRIPT]).arg(model).arg(machine::cores().to_string());
-    command.args([list(&PREFILL), list(&BATCH), tokens.to_string(), rounds.to_string()]);
+    command.args(["-c", SCRIPT]).arg(plan.model).arg(machine::cores().to_string());
+    command.args([list(&PREFILL), list(&BATCH), plan.tokens.to_string(), "1".into()]);
     let printed = exec::output(&mut command)?;
     let line = printed.lines().last().unwrap_or_default();
-    let report = serde_json::from_str(line).context("the script printed something else")?;
-    step.done("prefill and decode");
-    Ok(report)
+    serde_json::from_str(line).context("the script printed something else")
 }
 
-/// The environment's Python, made at the first use. A marker beside it says that the build came to its end.
-fn install(ui: &Ui) -> Result<PathBuf> {
+/// The environment's Python, made at the first use; an error says why it cannot be had. A marker beside it says that the build came to its end.
+pub fn install(ui: &Ui) -> Result<PathBuf> {
     let dir = place::cache()?.join("bench-venv");
     let (python, whole) = (dir.join("bin/python"), dir.join("complete"));
     if fs::read_to_string(&whole).is_ok_and(|what| what == REQUIREMENT) {

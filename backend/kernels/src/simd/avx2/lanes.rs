@@ -114,16 +114,6 @@ impl Lanes for Halves {
     }
 
     #[inline(always)]
-    fn where_not_zero(self, choice: Self, other: Self) -> Self {
-        // SAFETY: the instructions are there.
-        unsafe {
-            let zero = _mm256_setzero_si256();
-            let pick = |own, other, choice| _mm256_blendv_epi8(own, other, _mm256_cmpeq_epi32(choice, zero));
-            Self(pick(self.0, other.0, choice.0), pick(self.1, other.1, choice.1))
-        }
-    }
-
-    #[inline(always)]
     fn float(self) -> Self {
         both!(self, word => _mm256_castps_si256(_mm256_cvtepi32_ps(word)))
     }

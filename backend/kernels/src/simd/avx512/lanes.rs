@@ -83,11 +83,6 @@ impl Lanes for Whole {
     }
 
     #[inline(always)]
-    fn where_not_zero(self, choice: Self, other: Self) -> Self {
-        whole!(_mm512_mask_mov_epi32(other.0, _mm512_test_epi32_mask(choice.0, choice.0), self.0))
-    }
-
-    #[inline(always)]
     fn float(self) -> Self {
         whole!(_mm512_castps_si512(_mm512_cvtepi32_ps(self.0)))
     }
