@@ -165,6 +165,12 @@ impl Compute {
 pub struct Inspect {
     /// The model: a Hugging Face folder, a GGUF file, or OWNER/NAME of a model hub.
     pub model: PathBuf,
+    /// List every tensor as well.
+    #[arg(long)]
+    pub tensors: bool,
+    /// Print one JSON document instead of lines.
+    #[arg(long)]
+    pub json: bool,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

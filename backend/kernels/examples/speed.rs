@@ -112,6 +112,23 @@ fn products(title: &str, model: &Model, arithmetic: Arithmetic, counts: &[usize]
     }
 }
 
+/// What the memory gives: as many bytes as a model has, read and added up.
+fn memory() {
+    let bytes: Vec<u64> = (0..12_000_000).collect();
+    let parts: Vec<&[u64]> = bytes.chunks(1 << 16).collect();
+    let read = |_: &()| {
+        littoral_kernels::pool::run(parts.len(), |part| {
+            let mut sums = [0u64; 32];
+            for words in parts[part].as_chunks::<32>().0 {
+                sums.iter_mut().zip(words).for_each(|(sum, word)| *sum ^= word);
+            }
+            black_box(sums);
+        });
+    };
+    let time = measure(15, &[()], read)[0].as_secs_f64();
+    println!("{} MB are read at {:.1} GB/s", bytes.len() * 8 / 1_000_000, bytes.len() as f64 * 8.0 / time / 1e9);
+}
+
 fn attentions() {
     let shapes = [
         (
@@ -185,6 +202,9 @@ fn main() {
     let cpu = Arc::new(Cpu::new(threads, level));
     println!("{} threads, {:?}", cpu.pool.threads(), cpu.level());
     cpu.enter(|| {
+        if wanted("memory") || wanted("q4_1") {
+            memory();
+        }
         if wanted("q4_1") {
             let model = Model::new(Format::Q4_1, Format::Q8_0);
             products("Q4_1, head Q8_0", &model, Arithmetic::Fast, &[1, 2, 4, 8, 64, 512]);

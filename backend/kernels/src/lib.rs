@@ -13,6 +13,7 @@ mod blocks;
 mod cells;
 mod cpu;
 mod dequantize;
+mod direct;
 mod elementwise;
 mod exp;
 mod format;

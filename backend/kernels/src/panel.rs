@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use crate::blocks::{BF16, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Raw, Source, Unpacked};
+use crate::blocks::{BF16, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Groups, Raw, Source};
 use crate::simd::{self, Ahead, LANES, Lanes, Level, Rows, Simd, Work};
 use crate::{Format, Weights};
 
@@ -61,6 +61,15 @@ impl<'a> PanelRows<'a> {
 }
 
 impl<'a> PanelRows<'a> {
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// All bytes, and the next panel.
+    pub fn all(&self) -> (&Rows<'a>, Ahead<'a>) {
+        (&self.bytes, Ahead(self.next))
+    }
+
     /// The part of the next panel to call to the cache while some columns are computed with.
     fn ahead(&self, columns: Columns) -> Ahead<'a> {
         let part = |column: usize| self.next.len() / 64 * column / self.cols * 64;
@@ -147,21 +156,28 @@ impl<F: Blocks> Work for UnpackAs<'_, '_, F> {
     #[inline(always)]
     fn run<S: Simd>(self) {
         let Self { panel, rows, columns, ahead, .. } = self;
+        let mut groups = Groups::<S::Lanes>::new();
         for start in (0..columns.count).step_by(STEP) {
             let blocks = STEP.min(columns.count - start) / F::BLOCK;
             let words = (blocks * F::BYTES).div_ceil(4);
             S::columns(rows, (columns.first + start) / F::BLOCK * F::BYTES, &mut panel.words[..words], ahead);
             for block in 0..blocks {
                 let column = start + block * F::BLOCK;
-                ahead.call(F::BLOCK / 32);
-                let (word, group) = (column / 4, column / F::GROUP);
                 let raw = Raw { words: &panel.words, at: block * F::BYTES, aligned: F::BYTES.is_multiple_of(4) };
-                let mut out = Unpacked {
-                    codes: &mut panel.codes[word..word + F::BLOCK / 4],
-                    scale: &mut panel.scale[group..group + F::BLOCK / F::GROUP],
-                    min: &mut panel.min[group..group + F::BLOCK / F::GROUP],
-                };
-                F::unpack::<S::Lanes>(raw, &mut out);
+                ahead.call(F::BLOCK / 32);
+                F::groups(raw, &mut groups);
+                for i in 0..F::BLOCK / F::GROUP {
+                    groups.scale[i].store(bytemuck::cast_mut(&mut panel.scale[column / F::GROUP + i]));
+                    if F::MINIMUM {
+                        groups.min[i].store(bytemuck::cast_mut(&mut panel.min[column / F::GROUP + i]));
+                    }
+                }
+                for run in 0..F::BLOCK / 32 {
+                    let codes = &mut panel.codes[column / 4 + run * 8..column / 4 + run * 8 + 8];
+                    for (word, codes) in codes.iter_mut().enumerate() {
+                        F::codes::<S::Lanes>(raw, run, word).store(codes);
+                    }
+                }
             }
         }
     }

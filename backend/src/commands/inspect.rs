@@ -1,21 +1,257 @@
-//! `littoral-node inspect`.
+//! `littoral-node inspect`: what a model's files hold, read from their headers.
 
-use std::fs;
+use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Context;
-use littoral_node::model;
+use littoral_node::{
+    model::{Config, Estimate, LoadError, Survey},
+    text::{ChatTemplate, Tokenizer},
+    weights::{Checkpoint, Generation},
+};
+use serde::Serialize;
 
-use super::{bytes, count, model_name};
+use super::{bytes, count, locate, model_name};
 use crate::cli::Inspect;
 
+/// Tensors of a kind that are named before the rest is counted.
+const NAMED: usize = 8;
+
+#[derive(Serialize)]
+struct Report {
+    name: String,
+    path: String,
+    architecture: Option<String>,
+    tensors: usize,
+    bytes: u64,
+    kinds: BTreeMap<String, Stored>,
+    /// What it takes to run it, or why it is not run.
+    #[serde(flatten)]
+    needs: Option<Needs>,
+    refused: Option<String>,
+    tokenizer: Option<Tokens>,
+    chat_template: bool,
+    sampling: BTreeMap<&'static str, f64>,
+    missing: Vec<Tensor>,
+    wrong_shape: Vec<WrongShape>,
+    extra: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    table: Vec<Tensor>,
+}
+
+#[derive(Default, Serialize)]
+struct Stored {
+    tensors: usize,
+    bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Needs {
+    parameters: u64,
+    context_length: usize,
+    vocab: usize,
+    weights_bytes: u64,
+    kv_bytes_per_token: u64,
+    left_out: usize,
+    unknown_keys: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Tokens {
+    tokens: usize,
+    /// The token put before a text.
+    first: Option<Token>,
+    ends: Vec<Token>,
+}
+
+#[derive(Serialize)]
+struct Token {
+    id: u32,
+    text: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Tensor {
+    name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<String>,
+    shape: Vec<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct WrongShape {
+    name: String,
+    found: Vec<usize>,
+    expected: Vec<usize>,
+}
+
 pub fn run(options: Inspect) -> anyhow::Result<()> {
-    let estimate = model::estimate(&options.model, model::Quantize::None).context("the model cannot be read")?;
-    let file = fs::metadata(&options.model)?.len();
-    println!("name          {}", model_name(&options.model));
-    println!("file          {}", bytes(file));
-    println!("parameters    {}", count(estimate.parameters));
-    println!("context       {} tokens", estimate.context_length);
-    println!("weights       {} in memory", bytes(estimate.weights_bytes));
-    println!("KV cache      {} a token", bytes(estimate.kv_bytes_per_token));
+    let path = locate(&options.model)?;
+    let report = Report::of(&path, options.tensors).context("the model cannot be read")?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&report)?);
+    } else {
+        report.print();
+    }
     Ok(())
+}
+
+impl Report {
+    fn of(path: &Path, tensors: bool) -> Result<Self, LoadError> {
+        let checkpoint = Checkpoint::open(path)?;
+        let architecture = checkpoint.config().get("model_type").and_then(|v| v.as_str()).map(str::to_owned);
+        let mut kinds: BTreeMap<String, Stored> = BTreeMap::new();
+        for tensor in checkpoint.table() {
+            let stored = kinds.entry(tensor.kind.to_string()).or_default();
+            stored.tensors += 1;
+            stored.bytes += tensor.bytes as u64;
+        }
+        let all = || {
+            checkpoint.table().map(|t| Tensor {
+                name: t.name.to_owned(),
+                kind: Some(t.kind.to_string()),
+                shape: t.shape.to_vec(),
+                bytes: Some(t.bytes),
+            })
+        };
+        let mut report = Self {
+            name: model_name(path),
+            path: path.display().to_string(),
+            architecture,
+            tensors: checkpoint.names().len(),
+            bytes: checkpoint.bytes(),
+            kinds,
+            needs: None,
+            refused: None,
+            tokenizer: None,
+            chat_template: false,
+            sampling: sampling(checkpoint.generation()),
+            missing: Vec::new(),
+            wrong_shape: Vec::new(),
+            extra: Vec::new(),
+            table: if tensors { all().collect() } else { Vec::new() },
+        };
+        // What is wrong with one part does not keep the others from being told.
+        let refused = [report.add_model(&checkpoint), report.add_text(&checkpoint)];
+        let refused: Vec<_> = refused.into_iter().filter_map(Result::err).map(|e| e.to_string()).collect();
+        report.refused = (!refused.is_empty()).then(|| refused.join("; "));
+        Ok(report)
+    }
+
+    fn add_model(&mut self, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+        let at = |problem: littoral_node::model::Problem| problem.at(checkpoint.path());
+        let config = Config::of(checkpoint.config()).map_err(at)?;
+        let estimate = Estimate::of(checkpoint, &config, None).map_err(at)?;
+        self.needs = Some(Needs {
+            parameters: estimate.parameters,
+            context_length: estimate.context_length,
+            vocab: config.vocab,
+            weights_bytes: estimate.weights_bytes,
+            kv_bytes_per_token: estimate.kv_bytes_per_token,
+            left_out: estimate.skipped,
+            unknown_keys: estimate.unread,
+        });
+        let survey = Survey::of(checkpoint, &config).map_err(at)?;
+        let missing = survey.missing.into_iter();
+        self.missing = missing.map(|(name, shape)| Tensor { name, kind: None, shape, bytes: None }).collect();
+        let misshapen = survey.misshapen.into_iter();
+        self.wrong_shape = misshapen.map(|(name, found, expected)| WrongShape { name, found, expected }).collect();
+        self.extra = survey.extra;
+        Ok(())
+    }
+
+    fn add_text(&mut self, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+        let Some(tokenizer) = Tokenizer::open(checkpoint)? else { return Ok(()) };
+        let token = |id: u32| Token { id, text: tokenizer.literal(id).map(str::to_owned) };
+        self.tokenizer = Some(Tokens {
+            tokens: tokenizer.vocab(),
+            first: tokenizer.bos().map(token),
+            ends: tokenizer.ends().iter().copied().map(token).collect(),
+        });
+        self.chat_template = ChatTemplate::open(checkpoint, &tokenizer)?.is_some();
+        Ok(())
+    }
+
+    fn print(&self) {
+        let line = |what: &str, value: String| println!("{what:14}{value}");
+        line("name", self.name.clone());
+        line("path", self.path.clone());
+        line("architecture", self.architecture.clone().unwrap_or_else(|| "not said".into()));
+        let kinds: Vec<_> = self.kinds.iter().map(|(kind, stored)| format!("{kind} {}", bytes(stored.bytes))).collect();
+        line("tensors", format!("{} in {}: {}", self.tensors, bytes(self.bytes), kinds.join(", ")));
+        if let Some(needs) = &self.needs {
+            line("parameters", count(needs.parameters));
+            line("context", format!("{} tokens", needs.context_length));
+            line("vocabulary", format!("{} rows", needs.vocab));
+            line("weights", format!("{} in memory", bytes(needs.weights_bytes)));
+            line("KV cache", format!("{} a token", bytes(needs.kv_bytes_per_token)));
+            if needs.left_out > 0 {
+                line("left out", format!("{} tensors of multi-token prediction", needs.left_out));
+            }
+            if !needs.unknown_keys.is_empty() {
+                line("not known", format!("the configuration's {}", needs.unknown_keys.join(", ")));
+            }
+        }
+        line("tokenizer", self.tokenizer.as_ref().map_or_else(|| "none".into(), Tokens::shown));
+        line("template", if self.chat_template { "yes" } else { "none" }.into());
+        if !self.sampling.is_empty() {
+            let said: Vec<_> = self.sampling.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            line("sampling", said.join(", "));
+        }
+        let missing = self.missing.iter().map(|t| format!("{} {:?}", t.name, t.shape));
+        let shapes = self.wrong_shape.iter().map(|t| format!("{} is {:?}, expected {:?}", t.name, t.found, t.expected));
+        list("missing", missing.collect());
+        list("wrong shape", shapes.collect());
+        list("extra", self.extra.clone());
+        if let Some(refused) = &self.refused {
+            line("not run", refused.clone());
+        }
+        for tensor in &self.table {
+            let kind = tensor.kind.as_deref().unwrap_or_default();
+            println!("{kind:8} {:>12} {} {:?}", bytes(tensor.bytes.unwrap_or(0) as u64), tensor.name, tensor.shape);
+        }
+    }
+}
+
+/// The first of these, one a line, and how many there are more.
+fn list(what: &str, all: Vec<String>) {
+    for (i, one) in all.iter().take(NAMED).enumerate() {
+        println!("{:14}{one}", if i == 0 { what } else { "" });
+    }
+    if all.len() > NAMED {
+        println!("{:14}and {} more", "", all.len() - NAMED);
+    }
+}
+
+impl Tokens {
+    fn shown(&self) -> String {
+        let mut out = format!("{} tokens", self.tokens);
+        let ends: Vec<_> = self.ends.iter().map(Token::shown).collect();
+        if !ends.is_empty() {
+            out += &format!("; a text ends at {}", ends.join(", "));
+        }
+        if let Some(first) = &self.first {
+            out += &format!("; it begins with {}", first.shown());
+        }
+        out
+    }
+}
+
+impl Token {
+    fn shown(&self) -> String {
+        self.text.as_ref().map_or_else(|| self.id.to_string(), |text| format!("{text} ({})", self.id))
+    }
+}
+
+/// What the model's makers say of drawing from it.
+fn sampling(said: &Generation) -> BTreeMap<&'static str, f64> {
+    let all = [
+        ("temperature", said.temperature),
+        ("top_p", said.top_p),
+        ("top_k", said.top_k.map(f64::from)),
+        ("min_p", said.min_p),
+        ("repetition_penalty", said.repetition_penalty),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }

@@ -90,9 +90,10 @@ impl Bar {
     }
 }
 
-/// The model's name for clients: the file's name in lower case, words joined by `-`, without extension and quantisation.
+/// The model's name for clients: the folder's or file's in lower case, words joined by `-`, without extension and
+/// quantisation.
 fn model_name(path: &Path) -> String {
-    let stem = path.file_stem().map(|s| s.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let stem = weights::name(path).to_lowercase();
     let mut words: Vec<&str> = stem.split(['-', '.', ' ']).filter(|w| !w.is_empty()).collect();
     while words.len() > 1 && words.last().is_some_and(|w| is_quantisation(w)) {
         words.pop();
@@ -138,10 +139,15 @@ mod tests {
             ("tiny_llama.f16.gguf", "tiny-llama"),
             ("Qwen2.5-7B.IQ3_XS.gguf", "qwen2-5-7b"),
             ("q8_0.gguf", "q8-0"),
+            ("/m/DeepSeek-V3-Q4_K_M-00001-of-00009.gguf", "deepseek-v3"),
         ];
         for (path, name) in table {
             assert_eq!(model_name(Path::new(path)), name);
         }
+        // A folder has no extension.
+        let folder = std::env::temp_dir().join("DeepSeek-V3.1");
+        std::fs::create_dir_all(&folder).unwrap();
+        assert_eq!(model_name(&folder), "deepseek-v3-1");
     }
 
     #[test]

@@ -39,22 +39,22 @@ impl Estimate {
             skipped: skipped.len(),
             unread: config.unread.clone(),
         };
-        for name in checkpoint.names().filter(|name| !skipped.contains(name)) {
-            let Some(tensor) = checkpoint.tensor(name) else { continue };
-            let bytes = tensor.bytes.len() as u64;
+        for tensor in checkpoint.table().filter(|tensor| !skipped.contains(&tensor.name)) {
+            let (name, elements) = (tensor.name, tensor.shape.iter().product::<usize>());
+            let bytes = tensor.bytes as u64;
             *estimate.stored.entry(tensor.kind.to_string()).or_default() += bytes;
             // Packed FP4 has two parameters a byte; scales and tables are none.
             estimate.parameters += match tensor.kind {
                 Kind::F8E8M0 | Kind::I32 | Kind::I64 => 0,
                 Kind::I8 | Kind::U8 => 2 * bytes,
                 _ if name.ends_with("_scale_inv") => 0,
-                _ => tensor.elements() as u64,
+                _ => elements as u64,
             };
             let plain = matches!(tensor.kind, Kind::F32 | Kind::F16 | Kind::BF16) && tensor.shape.len() >= 2;
             let cols = tensor.shape.last().copied().unwrap_or(0);
             let row = quantize.filter(|_| plain).and_then(|format| format.row_bytes(cols));
             estimate.weights_bytes += match row {
-                Some(row) => (tensor.elements() / cols.max(1) * row) as u64,
+                Some(row) => (elements / cols.max(1) * row) as u64,
                 None => bytes,
             };
         }

@@ -42,6 +42,7 @@ pub use device::{DeviceChoice, UnknownDevice};
 pub use error::{LoadError, Problem, StepError};
 pub use estimate::Estimate;
 use load::Precision;
+pub use load::Survey;
 use transformer::Transformer;
 
 /// Tokens whose keys and values one block holds.

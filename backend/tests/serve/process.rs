@@ -126,6 +126,40 @@ fn inspect_says_what_a_file_holds() {
     let output = program().arg("inspect").arg(model_file()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(said.contains("134.5M") && said.contains("8192 tokens"), "{said}");
+    assert!(said.contains("<|im_end|> (2)") && !said.contains("missing") && !said.contains("not run"), "{said}");
+}
+
+#[test]
+fn inspect_says_what_is_wrong_with_a_folder() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tiny/deepseek-v3");
+    let json = |folder: &Path| -> serde_json::Value {
+        let output = program().arg("inspect").arg(folder).args(["--json", "--tensors"]).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let whole = json(&tiny);
+    assert_eq!((&whole["architecture"], &whole["tokenizer"]), (&"deepseek_v3".into(), &serde_json::Value::Null));
+    assert_eq!(whole["table"].as_array().map(Vec::len), whole["tensors"].as_u64().map(|n| n as usize));
+    assert_eq!((whole["missing"].as_array().map(Vec::len), &whole["refused"]), (Some(0), &serde_json::Value::Null));
+    let folder = std::env::temp_dir().join(format!("littoral-inspect-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for entry in std::fs::read_dir(&tiny).unwrap().flatten() {
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    let config = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let layers = whole["table"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|t| t["name"].as_str().unwrap().ends_with(".input_layernorm.weight"));
+    let more = config.replace("\"num_hidden_layers\": 3", "\"num_hidden_layers\": 5");
+    assert!(layers.count() < 5 && more != config);
+    std::fs::write(folder.join("config.json"), more).unwrap();
+    let wrong = json(&folder);
+    std::fs::remove_dir_all(&folder).unwrap();
+    let missing = wrong["missing"].as_array().unwrap();
+    let norm = missing.iter().find(|t| t["name"] == "model.layers.4.input_layernorm.weight");
+    assert_eq!(norm.map(|t| &t["shape"]), Some(&serde_json::json!([48])), "{wrong}");
 }
 
 /// A line of `/proc/<pid>/status`, bytes.

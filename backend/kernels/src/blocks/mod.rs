@@ -26,11 +26,27 @@ pub(crate) trait Blocks {
     /// Whether there are minima.
     const MINIMUM: bool;
 
-    /// Unpacks the block at the begin of `raw`.
-    fn unpack<L: Lanes>(raw: Raw, out: &mut Unpacked);
+    /// Whether the four words of a quarter of 32 codes are made of sixteen bytes in a row, word by word.
+    const QUARTERS: bool = true;
+
+    /// The scales and minima of a block, which begins where `block` does.
+    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>);
+
+    /// Codes `4 * word..` of the `run`th 32 of a block, one to a byte. If `block` gives sixteen bytes in a row instead
+    /// of four, as [`Lanes::quad`] does, and `word` is 0 or 4, so does this.
+    fn codes<L: Lanes>(block: impl Bytes<L>, run: usize, word: usize) -> L;
 }
 
-/// Bytes of sixteen rows from some byte on.
+/// Bytes of sixteen rows.
+pub(crate) trait Bytes<L: Lanes>: Copy {
+    /// The word that begins at byte `at`.
+    fn word(self, at: usize) -> L;
+
+    /// A word whose lower half begins at byte `at`; behind it there may be nothing.
+    fn lower(self, at: usize) -> L;
+}
+
+/// Words that are side by side already.
 #[derive(Clone, Copy)]
 pub(crate) struct Raw<'a> {
     /// Words of the rows, and one more.
@@ -41,41 +57,32 @@ pub(crate) struct Raw<'a> {
     pub aligned: bool,
 }
 
-impl<'a> Raw<'a> {
-    /// The word that begins at byte `at`.
+impl<L: Lanes> Bytes<L> for Raw<'_> {
     #[inline(always)]
-    fn word<L: Lanes>(&self, at: usize) -> L {
+    fn word(self, at: usize) -> L {
         let (word, bits) = ((self.at + at) / 4, (self.at + at) as u32 % 4 * 8);
         if self.aligned && at.is_multiple_of(4) {
             return L::load(&self.words[word]);
         }
         L::load(&self.words[word]).shr(bits).or(L::load(&self.words[word + 1]).shl(32 - bits))
     }
+
+    #[inline(always)]
+    fn lower(self, at: usize) -> L {
+        self.word(at)
+    }
 }
 
-/// A block's codes, scales and minima; no minima where the format has none.
-pub(crate) struct Unpacked<'a> {
-    /// Four codes of each lane: `[BLOCK / 4]`.
-    pub codes: &'a mut [[u32; LANES]],
-    /// `[BLOCK / GROUP]`
-    pub scale: &'a mut [[f32; LANES]],
-    pub min: &'a mut [[f32; LANES]],
+/// The scales and minima of a block, as many as it has.
+pub(crate) struct Groups<L> {
+    pub scale: [L; 16],
+    pub min: [L; 16],
 }
 
-impl Unpacked<'_> {
+impl<L: Lanes> Groups<L> {
     #[inline(always)]
-    fn codes<L: Lanes>(&mut self, word: usize, codes: L) {
-        codes.store(&mut self.codes[word]);
-    }
-
-    #[inline(always)]
-    fn scale<L: Lanes>(&mut self, group: usize, scale: L) {
-        scale.store(bytemuck::cast_mut(&mut self.scale[group]));
-    }
-
-    #[inline(always)]
-    fn min<L: Lanes>(&mut self, group: usize, min: L) {
-        min.store(bytemuck::cast_mut(&mut self.min[group]));
+    pub fn new() -> Self {
+        Self { scale: [L::splat(0); 16], min: [L::splat(0); 16] }
     }
 }
 
@@ -86,6 +93,7 @@ pub(crate) struct Codes {
     pub offset: u8,
     pub largest: u8,
     pub minimum: bool,
+    pub quarters: bool,
 }
 
 /// Code that is generic over the formats of integers.
@@ -121,7 +129,13 @@ impl Format {
             type Out = Codes;
 
             fn run<F: Blocks>(self) -> Codes {
-                Codes { group: F::GROUP, offset: F::OFFSET, largest: F::LARGEST, minimum: F::MINIMUM }
+                Codes {
+                    group: F::GROUP,
+                    offset: F::OFFSET,
+                    largest: F::LARGEST,
+                    minimum: F::MINIMUM,
+                    quarters: F::QUARTERS,
+                }
             }
         }
         self.with_blocks(Describe)

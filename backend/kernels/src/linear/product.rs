@@ -9,6 +9,7 @@ use crate::Weights;
 use crate::activation::{IntTiles, Rows, Tile};
 use crate::blocks::Codes;
 use crate::cells::Cells;
+use crate::direct::{Row, direct};
 use crate::panel::{Columns, FLOAT_COLS, INT_COLS, Panel, PanelRows};
 use crate::simd::{self, Ahead, BLOCK, FloatTile, IntTile, LANES, Level, MOST_ROWS};
 
@@ -47,6 +48,12 @@ impl Product<'_> {
         PANEL.with_borrow_mut(|room| {
             for panel in part.panels.clone() {
                 let rows = PanelRows::of(self.w, tiles[0].matrix, panel);
+                if let (Activations::Ints(x, codes), [tile @ Tile { rows: 1, .. }]) = (self.activations, tiles)
+                    && codes.quarters
+                {
+                    self.direct(&rows, tile, x, codes);
+                    continue;
+                }
                 let most = if matches!(self.activations, Activations::Ints(..)) { INT_COLS } else { FLOAT_COLS };
                 for columns in Columns::of(self.w.cols, most) {
                     let mut ahead = match self.activations {
@@ -64,6 +71,19 @@ impl Product<'_> {
                 }
             }
         });
+    }
+
+    fn direct(&self, rows: &PanelRows, tile: &Tile, x: &IntTiles, codes: Codes) {
+        let piece = |size: usize| tile.first * self.w.cols / size..(tile.first + 1) * self.w.cols / size;
+        let row = Row {
+            x: &x.bytes[piece(4)],
+            scale: &x.scale[piece(BLOCK)],
+            offset: &x.offset[piece(codes.group)],
+            sum: &x.sum[piece(codes.group)],
+        };
+        let columns = Columns { first: 0, count: self.w.cols };
+        let place = Place { rows, columns, tile, ahead: Ahead::default() };
+        self.sum(place, |acc| acc[0] = direct(self.level, rows, row));
     }
 
     fn ints(&self, panel: &Panel, place: Place, x: &IntTiles, codes: Codes) {

@@ -136,9 +136,8 @@ pub(crate) struct Rows<'a> {
 
 impl Rows<'_> {
     /// Where byte `at` of each lane is, and how many words there are from there on.
-    #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn from(&self, at: usize) -> ([*const u8; LANES], usize) {
+    pub fn from(&self, at: usize) -> ([*const u8; LANES], usize) {
         let length = self.lanes[0].len();
         let mut starts = [std::ptr::null(); LANES];
         for (start, lane) in starts.iter_mut().zip(&self.lanes) {
@@ -172,7 +171,7 @@ impl Ahead<'_> {
 
     /// How many lines to call at each of `steps`.
     #[inline(always)]
-    fn per_step(&self, steps: usize) -> usize {
+    pub fn per_step(&self, steps: usize) -> usize {
         self.0.len().div_ceil(64 * steps.max(1))
     }
 }

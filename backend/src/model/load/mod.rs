@@ -2,9 +2,11 @@
 
 mod blocks;
 mod compressed;
+mod expected;
 mod latent;
 mod names;
 mod source;
+mod survey;
 
 use crate::weights::Checkpoint;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -21,6 +23,7 @@ use super::{
 };
 pub use names::skipped;
 use source::Source;
+pub use survey::Survey;
 
 /// How weights are kept and computed with.
 #[derive(Debug, Clone, Copy, PartialEq)]

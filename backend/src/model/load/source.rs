@@ -71,7 +71,8 @@ impl<'a> Source<'a> {
             }
         }
         let fp8_block = fp8_block(checkpoint.config())?;
-        let all = left.values().filter_map(|name| checkpoint.tensor(name)).map(|t| t.bytes.len() as u64).sum();
+        let read: BTreeSet<&str> = left.values().copied().collect();
+        let all = checkpoint.table().filter(|t| read.contains(t.name)).map(|t| t.bytes as u64).sum();
         progress(0, all);
         Ok(Self { checkpoint, left, fp8_block, precision, device, done: 0, all, progress })
     }
@@ -430,7 +431,7 @@ fn numbers(name: &str, tensor: &weights::Tensor) -> Result<Vec<f32>, Problem> {
 }
 
 /// `quantization_config.weight_block_size`. Another method than FP8 is refused.
-fn fp8_block(config: &serde_json::Map<String, serde_json::Value>) -> Result<[usize; 2], Problem> {
+pub(super) fn fp8_block(config: &serde_json::Map<String, serde_json::Value>) -> Result<[usize; 2], Problem> {
     let Some(quantization) = config.get("quantization_config").filter(|q| !q.is_null()) else { return Ok(FP8_BLOCK) };
     let method = quantization["quant_method"].as_str().unwrap_or("none");
     if method != "fp8" {

@@ -17,8 +17,19 @@ const MOST: u64 = 1 << 24;
 /// `deepseek2.expert_gating_func`: the router's scores go through a sigmoid. (1, or no key: softmax.)
 const SIGMOID: u64 = 2;
 
-/// Experts and whether scores are sigmoids, then groups and groups used, of models whose older files leave groups out.
-const KNOWN_GROUPS: &[((u64, bool), (u64, u64))] = &[((160, false), (8, 3)), ((256, true), (8, 4))];
+/// A model whose older files leave groups of experts out.
+struct Groups {
+    experts: u64,
+    sigmoid: bool,
+    groups: u64,
+    used: u64,
+}
+
+/// V2, and V3 with R1.
+const KNOWN_GROUPS: [Groups; 2] = [
+    Groups { experts: 160, sigmoid: false, groups: 8, used: 3 },
+    Groups { experts: 256, sigmoid: true, groups: 8, used: 4 },
+];
 
 /// The configuration of a model of the architectures `llama`, `qwen2` and `deepseek2`, from its only or all of its parts.
 pub fn config(parts: &[Gguf]) -> Result<Map<String, Value>, GgufError> {
@@ -127,8 +138,8 @@ impl Keys<'_> {
         let (groups, used_groups) = match self.get("expert_group_count") {
             Some(_) => (self.size("expert_group_count")?, self.size("expert_group_used_count")?),
             None => {
-                let known = KNOWN_GROUPS.iter().find(|(model, _)| *model == (experts, sigmoid));
-                known.map_or((1, 1), |(_, groups)| *groups)
+                let known = KNOWN_GROUPS.iter().find(|known| (known.experts, known.sigmoid) == (experts, sigmoid));
+                known.map_or((1, 1), |known| (known.groups, known.used))
             }
         };
         let norm = self.get("expert_weights_norm").and_then(super::Value::as_bool).unwrap_or(false);

@@ -146,4 +146,79 @@ impl Lanes for Halves {
     fn sub_float(self, other: Self) -> Self {
         both!(float self, other, _mm256_sub_ps)
     }
+
+    #[inline(always)]
+    fn fused(self, factor: Self, other: Self) -> Self {
+        // SAFETY: the instructions are there.
+        unsafe {
+            let fused = |a, b, c| {
+                let (a, b, c) = (_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), _mm256_castsi256_ps(c));
+                _mm256_castps_si256(_mm256_fmadd_ps(a, b, c))
+            };
+            Self(fused(self.0, factor.0, other.0), fused(self.1, factor.1, other.1))
+        }
+    }
+
+    #[inline(always)]
+    fn quarter(x: &[[i8; 4]; 4]) -> Self {
+        // SAFETY: code with `Halves` runs where the instructions are; sixteen bytes.
+        let x = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())) };
+        Self(x, x)
+    }
+
+    #[inline(always)]
+    fn dot(self, codes: Self, x: Self) -> Self {
+        // SAFETY: the instructions are there.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let dot = |acc, codes, x| _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(codes, x), ones));
+            Self(dot(self.0, codes.0, x.0), dot(self.1, codes.1, x.1))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_wide(self, codes: Self, x: Self) -> Self {
+        // SAFETY: the instructions are there.
+        unsafe {
+            let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
+            let dot = |acc, codes, x| {
+                let codes = _mm256_xor_si256(codes, flip);
+                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(codes), _mm256_sign_epi8(x, codes));
+                _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, ones))
+            };
+            Self(dot(self.0, codes.0, x.0), dot(self.1, codes.1, x.1))
+        }
+    }
+
+    const WIDE_IS_SIGNED: bool = true;
+
+    #[inline(always)]
+    fn gather_quads(quads: [Self; 4]) -> Self {
+        // SAFETY: the instructions are there.
+        unsafe {
+            let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+            let four = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
+            let [a, b, c, d] = quads;
+            Self(four(pair(a.0, b.0), pair(c.0, d.0)), four(pair(a.1, b.1), pair(c.1, d.1)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn words_at(places: &[*const u8; LANES], at: usize) -> Self {
+        // SAFETY: as promised.
+        unsafe {
+            let word = |lane: usize| places[lane].add(at).cast::<i32>().read_unaligned();
+            let four = |lane| _mm_setr_epi32(word(lane), word(lane + 1), word(lane + 2), word(lane + 3));
+            Self(_mm256_set_m128i(four(4), four(0)), _mm256_set_m128i(four(12), four(8)))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quad(places: &[*const u8; LANES], first: usize, at: usize) -> Self {
+        // SAFETY: as promised.
+        unsafe {
+            let four = |row: usize| _mm_loadu_si128(places[first + row].add(at).cast());
+            Self(_mm256_set_m128i(four(4), four(0)), _mm256_set_m128i(four(12), four(8)))
+        }
+    }
 }
