@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -18,6 +18,7 @@ use crate::{
     guest::Guests,
     knowledge::{Keys, Known},
     plan::{AnswerCache, Executor, Shared},
+    store::{self, Server},
     telemetry::{self, Metrics},
 };
 
@@ -58,7 +59,7 @@ impl Edge {
         let http = door::bind(config.edge.listen, config.edge.worker_count())?;
         let metrics = door::metrics_listener(config.edge.metrics)?;
         let keys = Arc::new(Keys::load(&config.keys.file)?);
-        let fleet = Arc::new(Fleet::new(config.node.clone()));
+        let fleet = Arc::new(Fleet::new(config.node.clone(), config.fleet.clone()));
         let known = Arc::new(Known::new(keys.clone(), config.cache.for_guests(), fleet.clone()));
         let guests = Guests::load(&config.guest, config.edge.worker_count(), known.clone())?;
         let shared = Arc::new(Shared {
@@ -66,6 +67,8 @@ impl Edge {
             known,
             cache: AnswerCache::new(config.cache.max_bytes, config.cache.max_answer_bytes),
             metrics: Arc::new(Metrics::new()?),
+            retrieval: config.retrieval.node().map(Arc::new),
+            store: Server::new(&config.redis).context("the section [redis]")?,
             deadline: Duration::from_millis(config.edge.deadline_ms),
         });
         Ok(Self { config, http, metrics, guests, keys, shared })
@@ -158,7 +161,7 @@ fn worker(
 ) -> anyhow::Result<()> {
     LocalSet::new().block_on(&runtime()?, async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let nodes = Clients::new(&config.node)?;
+        let nodes = Arc::new(Clients::new(&config.fleet, config.edge.worker_count())?);
         let door = Door::new(Executor::new(guests.worker(), nodes, shared), &config.edge, stop);
         // The one who waits may have given up.
         let _ = started.send(Ok(()));
@@ -192,6 +195,7 @@ impl Background {
                 () = telemetry::serve(scraped, render) => {}
                 () = reread(&self.keys) => {}
                 () = upkeep(&self.shared) => {}
+                () = purges(&self.shared) => {}
             }
             Ok(())
         })
@@ -217,6 +221,14 @@ async fn upkeep(shared: &Shared) {
     }
 }
 
+/// Hears of purges, where there is a store to hear them from.
+async fn purges(shared: &Shared) {
+    match &shared.store {
+        Some(server) => store::subscribe(server.clone(), shared.cache.clone()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The metrics with gauges that are only true when looked at.
 fn render(guests: &Guests, shared: &Shared) -> String {
     let metrics = &shared.metrics;
@@ -225,7 +237,14 @@ fn render(guests: &Guests, shared: &Shared) -> String {
     metrics.cache_answers.set(answers as f64);
     metrics.guest_instances.set(guests.live() as f64);
     metrics.filter_instances.set(guests.live_filters() as f64);
-    metrics.nodes_ready.set(shared.fleet.view().nodes().iter().filter(|node| node.ready).count() as f64);
+    if let Some(store) = &shared.store {
+        metrics.store_open.set(f64::from(u8::from(store.is_open())));
+        metrics.store_errors.absolute(store.errors.load(Relaxed));
+    }
+    let view = shared.fleet.view();
+    let ready = view.nodes().iter().filter(|node| node.ready);
+    metrics.nodes_ready.set(ready.clone().count() as f64);
+    metrics.nodes_ejected.set(ready.filter(|node| node.member.is_open()).count() as f64);
     metrics.render()
 }
 

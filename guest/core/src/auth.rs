@@ -4,6 +4,7 @@ use std::ops::ControlFlow::{Break, Continue};
 
 use crate::{
     Call, Knowledge, Principal, Step,
+    cache::KEY_RULES,
     denial::{internal, unauthorized, unavailable},
     fact, fact_kind,
     key::{KeyRecord, Presented},
@@ -37,6 +38,9 @@ pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
         return Break(unauthorized(EXPIRED).into());
     }
     call.draft.filters = record.filters;
+    if let Some(rules) = record.cache.and_then(|rules| serde_json::to_string(&rules).ok()) {
+        call.draft.extra.push((KEY_RULES.into(), rules));
+    }
     call.draft.principal =
         Some(Principal { tenant: record.tenant, key_id: record.id, user: record.user, method: "api-key".into() });
     Continue(call)

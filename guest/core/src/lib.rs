@@ -9,8 +9,10 @@ pub mod cache;
 pub mod chat;
 pub mod denial;
 pub mod document;
+pub mod fleet;
 pub mod key;
 pub mod rendezvous;
+pub mod retrieval;
 pub mod route;
 pub mod types;
 

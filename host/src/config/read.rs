@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use super::{Cache, Config, Edge, Keys, Node, known};
+use super::{Cache, Config, Edge, Fleet, Keys, Node, Redis, Retrieval, known};
 use crate::guest::GuestConfig;
 
 /// Why a configuration was refused.
@@ -30,7 +30,10 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     known::check::<Config>("", &file)?;
     section::<Edge>("edge", &file)?;
     section::<Node>("node", &file)?;
+    section::<Fleet>("fleet", &file)?;
     section::<Cache>("cache", &file)?;
+    section::<Redis>("redis", &file)?;
+    section::<Retrieval>("retrieval", &file)?;
     section::<GuestConfig>("guest", &file)?;
     section::<Keys>("keys", &file)?;
     // From the text again, so that an error of type shows the line.

@@ -5,7 +5,7 @@ mod verify;
 
 use std::sync::Arc;
 
-use littoral_core::{Candidate, Fact, Knowledge, Model, fact_kind};
+use littoral_core::{Candidate, Fact, Knowledge, Model, fact_kind, route::FleetConfig};
 
 use crate::fleet::Fleet;
 pub use keys::{KeyFileError, Keys, create as create_key};
@@ -40,6 +40,9 @@ impl Knowledge for Known {
         let value = match (kind, key) {
             (fact_kind::API_KEY, id) => self.keys.get(id),
             (fact_kind::CONFIG, "cache") => Some(self.cache.clone()),
+            (fact_kind::CONFIG, "fleet") => {
+                serde_json::to_vec(&FleetConfig { wait_ms: self.fleet.config().wait_ms }).ok()
+            }
             (fact_kind::CONFIG, _) => None,
             _ => return None,
         };
@@ -66,7 +69,7 @@ mod tests {
 
     #[test]
     fn kinds_without_a_source_are_an_error_and_not_an_absence() {
-        let known = Known::new(Arc::default(), b"{}".to_vec(), Arc::new(Fleet::new(Vec::new())));
+        let known = Known::new(Arc::default(), b"{}".to_vec(), Arc::new(Fleet::new(Vec::new(), Default::default())));
         assert!(known.peek("weather", "x").is_none());
         assert!(known.fetch("weather", "x").error.is_some());
         let absent = known.fetch(fact_kind::API_KEY, "0123456789ab");
