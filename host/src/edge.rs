@@ -12,12 +12,12 @@ use tokio::{task::LocalSet, time::interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     door::{self, Door},
-    fleet::{Clients, Fleet},
+    fleet::{Clients, Fleet, discover},
     guest::Guests,
     knowledge::{Keys, Known},
-    plan::{AnswerCache, Executor, Shared},
+    plan::{AnswerCache, Executor, Memos, Shared},
     store::{self, Server},
     telemetry::{self, Metrics},
 };
@@ -26,6 +26,8 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_millis(150);
 /// How soon a changed key file is noticed.
 const KEYS_EVERY: Duration = Duration::from_millis(250);
+/// Memory that remembered decisions may take.
+const MEMO_BYTES: u64 = 32 << 20;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// An edge that holds its sockets and its guests, and serves nobody yet.
@@ -66,6 +68,7 @@ impl Edge {
             fleet,
             known,
             cache: AnswerCache::new(config.cache.max_bytes, config.cache.max_answer_bytes),
+            memos: Memos::new(Duration::from_millis(config.guest.memo_ms), MEMO_BYTES),
             metrics: Arc::new(Metrics::new()?),
             retrieval: config.retrieval.node().map(Arc::new),
             store: Server::new(&config.redis).context("the section [redis]")?,
@@ -87,7 +90,13 @@ impl Edge {
         let (started, starts) = mpsc::channel();
         let config = Arc::new(config);
         let mut threads = Vec::new();
-        let background = Background { guests: guests.clone(), keys, shared: shared.clone(), over: over.clone() };
+        let background = Background {
+            guests: guests.clone(),
+            keys,
+            shared: shared.clone(),
+            nodes: config.node.clone(),
+            over: over.clone(),
+        };
         threads.push(spawn("background".into(), started.clone(), move |started| background.run(scraped, started))?);
         for (i, listener) in listeners.into_iter().enumerate() {
             // A token of its own for each worker: connections wait on it, and workers shall not meet there.
@@ -175,6 +184,8 @@ struct Background {
     guests: Arc<Guests>,
     keys: Arc<Keys>,
     shared: Arc<Shared>,
+    /// As they were configured.
+    nodes: Vec<config::Node>,
     over: CancellationToken,
 }
 
@@ -196,6 +207,7 @@ impl Background {
                 () = reread(&self.keys) => {}
                 () = upkeep(&self.shared) => {}
                 () = purges(&self.shared) => {}
+                () = discover(self.shared.fleet.clone(), self.nodes) => {}
             }
             Ok(())
         })
@@ -241,6 +253,7 @@ fn render(guests: &Guests, shared: &Shared) -> String {
         metrics.store_open.set(f64::from(u8::from(store.is_open())));
         metrics.store_errors.absolute(store.errors.load(Relaxed));
     }
+    metrics.discovery_errors.absolute(shared.fleet.discovery_errors.load(Relaxed));
     let view = shared.fleet.view();
     let ready = view.nodes().iter().filter(|node| node.ready);
     metrics.nodes_ready.set(ready.clone().count() as f64);

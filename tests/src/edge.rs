@@ -31,6 +31,7 @@ pub struct Edge {
     pub http: SocketAddr,
     metrics: SocketAddr,
     pub keys: Keys,
+    keys_file: PathBuf,
 }
 
 /// One key each.
@@ -65,6 +66,11 @@ impl Edge {
 
     pub async fn metrics(&self) -> Metrics {
         Metrics::of(self.metrics).await
+    }
+
+    /// The file of its keys.
+    pub fn keys_file(&self) -> &Path {
+        &self.keys_file
     }
 
     pub fn metrics_address(&self) -> SocketAddr {
@@ -108,7 +114,9 @@ impl Setup {
                 text.push_str(&format!("{key} = {value}\n"));
             }
         }
-        let mut toml: String = sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
+        let none = if self.nodes.is_empty() && self.upstreams.is_empty() { "node = []\n" } else { "" };
+        let mut toml: String = none.to_string();
+        toml.extend(sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")));
         for (name, address) in &self.nodes {
             toml.push_str(&format!("[[node]]\nname = '{name}'\naddress = '{address}'\n\n"));
         }
@@ -124,7 +132,8 @@ impl Setup {
         let (command, keys) = self.command();
         let process = Process::start("edge", command);
         let (http, metrics) = (process.address("http"), process.address("metrics"));
-        Edge { process, http, metrics, keys }
+        let keys_file = self.dir.join("keys.json");
+        Edge { process, http, metrics, keys, keys_file }
     }
 }
 

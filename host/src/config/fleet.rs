@@ -1,6 +1,6 @@
 //! The section `fleet`: how nodes are chosen, and when they are left alone.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
 use littoral_core::fleet::{Balance, Policy, standing::Rules};
 use serde::Deserialize;
@@ -38,6 +38,16 @@ pub struct Fleet {
     pub pool_size: Option<usize>,
     /// How long an idle connection is kept, milliseconds.
     pub pool_keep_alive_ms: u64,
+    /// A file of further `[[node]]` sections, read again and again.
+    pub nodes_file: Option<PathBuf>,
+    /// Names behind which nodes are: `name:port` (A, AAAA), or a name that begins with `_` (SRV).
+    pub dns: Vec<String>,
+    /// The name server to ask instead of the system's.
+    pub dns_server: Option<SocketAddr>,
+    /// How often file and DNS are asked, milliseconds.
+    pub discover_ms: u64,
+    /// How long a node stays that DNS no longer names, milliseconds.
+    pub discover_grace_ms: u64,
     /// Other names for models: `name = "model"`.
     pub aliases: BTreeMap<String, String>,
 }
@@ -60,6 +70,11 @@ impl Default for Fleet {
             max_resumes: 5,
             pool_size: None,
             pool_keep_alive_ms: 60_000,
+            nodes_file: None,
+            dns: Vec::new(),
+            dns_server: None,
+            discover_ms: 5_000,
+            discover_grace_ms: 30_000,
             aliases: BTreeMap::new(),
         }
     }
@@ -85,6 +100,11 @@ impl Fleet {
         self.pool_size.unwrap_or_else(|| (2 * cores() + 5).min(50))
     }
 
+    /// Whether nodes may come that are not configured.
+    pub fn discovers(&self) -> bool {
+        self.nodes_file.is_some() || !self.dns.is_empty()
+    }
+
     /// None: no hedging.
     pub fn hedge(&self) -> Option<Duration> {
         (self.hedge_ms > 0).then(|| Duration::from_millis(self.hedge_ms))
@@ -108,6 +128,16 @@ impl Fleet {
         }
         if !(0.0..=100_000.0).contains(&self.retry_reserve) {
             return refuse("retry_reserve", "must be between 0 and 100000");
+        }
+        if self.discover_ms == 0 {
+            return refuse("discover_ms", "must be at least 1");
+        }
+        for name in &self.dns {
+            let port =
+                name.rsplit_once(':').and_then(|(host, port)| Some((!host.is_empty()).then_some(port)?.parse::<u16>()));
+            if !name.starts_with('_') && !matches!(port, Some(Ok(1..))) {
+                return refuse("dns", "names are name:port, or begin with '_' and have no port (SRV)");
+            }
         }
         Ok(())
     }

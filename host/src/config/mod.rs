@@ -17,7 +17,7 @@ use serde::Deserialize;
 use crate::guest::GuestConfig;
 pub use fleet::Fleet;
 pub use node::{Kind, Node};
-pub use read::{ConfigError, parse, read};
+pub use read::{ConfigError, nodes, parse, read};
 pub use redis::Redis;
 pub use retrieval::Retrieval;
 
@@ -175,20 +175,25 @@ impl Config {
         self.fleet.check()?;
         self.redis.check()?;
         self.retrieval.check()?;
-        if self.node.is_empty() {
+        if self.node.is_empty() && !self.fleet.discovers() {
             return refuse("node", "no node is named; add [[node]] with its address, or --node HOST:PORT".into());
         }
-        for (i, node) in self.node.iter().enumerate() {
-            let key = format!("node[{i}].address");
-            if let Err(message) = node.check_address() {
-                return refuse(&key, message);
-            }
-            if self.node[..i].iter().any(|other| other.name() == node.name()) {
-                return refuse(&key, format!("two nodes are called '{}'", node.name()));
-            }
-        }
-        Ok(())
+        check_nodes(&self.node)
     }
+}
+
+/// Refuses nodes that cannot be told apart or reached.
+fn check_nodes(nodes: &[Node]) -> Result<(), ConfigError> {
+    for (i, node) in nodes.iter().enumerate() {
+        let refuse = |message| Err(ConfigError::Invalid { key: format!("node[{i}].address"), message });
+        if let Err(message) = node.check_address() {
+            return refuse(message);
+        }
+        if nodes[..i].iter().any(|other| other.name() == node.name()) {
+            return refuse(format!("two nodes are called '{}'", node.name()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -223,6 +228,7 @@ mod tests {
             ("node = []", "node"),
             ("[retrieval]\nurl = 'a:1'", "retrieval.url"),
             ("[redis]\nurls = ['http://a']", "redis.urls[0]"),
+            ("[fleet]\ndns = ['nodes']", "fleet.dns"),
             ("[fleet]\nload_factor = 0.5", "fleet.load_factor"),
             ("[fleet]\nbreaker_max_ms = 1", "fleet.breaker_max_ms"),
             ("[cache.routes.chta]\npolicy = 'off'", "cache.routes.chta"),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::{error::Error, upstream::Continue};
+use crate::{error::Error, fleet::Path, upstream::Continue};
 
 /// What a node speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -37,6 +37,9 @@ pub struct Node {
     /// How an `openai` node goes on with an answer that another began: `none`, `prefix` or `message`.
     #[serde(default)]
     pub resume: Continue,
+    /// `bind`, `mark` and `dscp` of its connections.
+    #[serde(default)]
+    pub path: Path,
 }
 
 /// Streams an `openai` node may have at once when nothing else is said.
@@ -84,6 +87,7 @@ impl Node {
 
     pub(super) fn check_address(&self) -> Result<(), String> {
         let address = &self.address;
+        self.path.check()?;
         match self.kind {
             Kind::OpenAi => {
                 let url: http::Uri = address.parse().map_err(|e| format!("'{address}' is no URL: {e}"))?;

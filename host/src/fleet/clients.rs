@@ -9,13 +9,16 @@ use std::{
 use littoral_proto::{MAX_MESSAGE_BYTES, health::health_client::HealthClient, v1::node_client::NodeClient};
 use tonic::transport::{Channel, Endpoint};
 
-use super::Member;
-use crate::{config, upstream::Http};
+use super::{Connector, Member, Path};
+use crate::{config, error::Error, upstream::Http};
 
 /// Clients of one worker, by node name. Connections stay on the thread that made them.
 pub struct Clients {
     grpc: Mutex<HashMap<String, Client>>,
-    http: Http,
+    /// Connections are kept by the path they take.
+    http: Mutex<Vec<(Path, Http)>>,
+    config: config::Fleet,
+    workers: usize,
 }
 
 struct Client {
@@ -27,12 +30,20 @@ struct Client {
 impl Clients {
     /// The clients of one of so many workers.
     pub fn new(config: &config::Fleet, workers: usize) -> anyhow::Result<Self> {
-        Ok(Self { grpc: Mutex::default(), http: Http::new(config, workers)? })
+        let http = Mutex::new(vec![(Path::default(), Http::new(config, workers, Path::default())?)]);
+        Ok(Self { grpc: Mutex::default(), http, config: config.clone(), workers })
     }
 
     /// The connections to nodes that speak HTTP.
-    pub fn http(&self) -> Http {
-        self.http.clone()
+    pub fn http(&self, path: Path) -> Result<Http, Error> {
+        let mut known = self.http.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, http)) = known.iter().find(|(other, _)| *other == path) {
+            return Ok(http.clone());
+        }
+        let made = Http::new(&self.config, self.workers, path);
+        let http = made.map_err(|e| Error::NoNode(format!("no connection to the upstream can be made: {e}")))?;
+        known.push((path, http.clone()));
+        Ok(http)
     }
 
     /// The client of a node. Must be called inside the worker's runtime, which drives the connection.
@@ -43,7 +54,7 @@ impl Clients {
         {
             return Ok(client.node.clone());
         }
-        let node = connect(&member.node.address)?;
+        let node = client(channel(&member.node.address, member.node.path)?);
         // Connections to nodes that are gone go with them.
         clients.retain(|_, client| client.member.is_present());
         clients.insert(member.name().into(), Client { member: member.clone(), node: node.clone() });
@@ -53,26 +64,29 @@ impl Clients {
 
 /// A client of the node at `address`. Connects when first used, and again after every loss.
 pub fn connect(address: &str) -> Result<NodeClient<Channel>, tonic::transport::Error> {
-    let client = NodeClient::new(channel(address)?);
-    Ok(client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES))
+    Ok(client(channel(address, Path::default())?))
+}
+
+fn client(channel: Channel) -> NodeClient<Channel> {
+    let client = NodeClient::new(channel);
+    client.max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
 }
 
 /// The two questions a watcher asks, over one connection.
-pub fn connect_watcher(address: &str) -> Result<(NodeClient<Channel>, HealthClient<Channel>), tonic::transport::Error> {
-    let channel = channel(address)?;
+pub fn connect_watcher(
+    node: &config::Node,
+) -> Result<(NodeClient<Channel>, HealthClient<Channel>), tonic::transport::Error> {
+    let channel = channel(&node.address, node.path)?;
     Ok((NodeClient::new(channel.clone()), HealthClient::new(channel)))
 }
 
-fn channel(address: &str) -> Result<Channel, tonic::transport::Error> {
+fn channel(address: &str, path: Path) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(Duration::from_secs(2))
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(30)))
         .http2_keep_alive_interval(Duration::from_secs(15))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         // A slow client's stream holds back at most 256 KiB, out of 16 MiB that all streams share.
         .initial_stream_window_size(256 << 10)
         .initial_connection_window_size(16 << 20);
-    Ok(endpoint.connect_lazy())
+    Ok(endpoint.connect_with_connector_lazy(Connector(path)))
 }

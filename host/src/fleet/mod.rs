@@ -4,7 +4,9 @@
 //! a lock. Guests ask the view and never copy it. The order of the nodes is `littoral_core::fleet`'s to decide.
 
 mod clients;
+mod discover;
 mod member;
+mod path;
 mod view;
 mod watch;
 
@@ -26,7 +28,9 @@ use tokio::sync::Notify;
 
 use crate::{config, plan::now_ms};
 pub use clients::{Clients, connect};
+pub use discover::discover;
 pub use member::{Lease, Member};
+pub use path::{Connector, Path};
 pub use view::{NodeStatus, View};
 
 /// The nodes and what is known of them.
@@ -39,6 +43,10 @@ pub struct Fleet {
     turns: AtomicU64,
     /// What an answer took lately, milliseconds, f32 bits; 0 = none yet.
     answer_ms: AtomicU32,
+    /// How often the view has changed.
+    epoch: AtomicU64,
+    /// Times that the file of nodes or DNS gave no answer.
+    pub discovery_errors: AtomicU64,
     /// Told when the view has changed.
     changed: Notify,
     /// Told when nodes have come or gone.
@@ -69,6 +77,8 @@ impl Fleet {
             budget: Mutex::new(Budget::new(config.retry_ratio, config.retry_reserve)),
             turns: AtomicU64::new(0),
             answer_ms: AtomicU32::new(0),
+            epoch: AtomicU64::new(0),
+            discovery_errors: AtomicU64::new(0),
             changed: Notify::new(),
             members: Notify::new(),
             config,
@@ -82,6 +92,11 @@ impl Fleet {
     /// What is known now.
     pub fn view(&self) -> Guard<Arc<View>> {
         self.view.load()
+    }
+
+    /// How often nodes or models have come, gone or changed.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
     }
 
     /// The model of this name, if a node has ever been seen to serve it.
@@ -227,6 +242,7 @@ impl Fleet {
 
     fn publish(&self, nodes: &[Known]) {
         self.view.store(Arc::new(View::of(nodes, &self.config.aliases)));
+        self.epoch.fetch_add(1, Relaxed);
         self.changed.notify_waiters();
     }
 }

@@ -132,10 +132,10 @@ impl Probe {
     fn of(member: &Member, config: &config::Fleet) -> anyhow::Result<Self> {
         Ok(match member.node.kind {
             Kind::Littoral => {
-                let (node, health) = clients::connect_watcher(&member.node.address)?;
+                let (node, health) = clients::connect_watcher(&member.node)?;
                 Self::Grpc(node, health)
             }
-            Kind::OpenAi => Self::Http(Http::new(config, 1)?),
+            Kind::OpenAi => Self::Http(Http::new(config, 1, member.node.path)?),
         })
     }
 

@@ -23,6 +23,11 @@ impl Known {
         Self { keys, cache, fleet }
     }
 
+    /// Changes whenever keys or the fleet's models do: a decision made before is old.
+    pub fn epoch(&self) -> u64 {
+        self.keys.epoch().wrapping_add(self.fleet.epoch())
+    }
+
     /// A fact a guest asked for with `need`. A kind nobody here keeps is answered with an error, so that the guest can
     /// refuse the request with a reason.
     pub fn fetch(&self, kind: &str, key: &str) -> Fact {

@@ -179,7 +179,7 @@ impl Dispatch {
                     seed: from.seed.or(ask.seed).unwrap_or_default(),
                     said: from.said.clone(),
                 };
-                Either::Right((self.nodes.http(), lease.member().clone(), call))
+                Either::Right((self.nodes.http(lease.member().node.path), lease.member().clone(), call))
             }
         };
         let request = GenerateRequest {
@@ -200,7 +200,7 @@ impl Dispatch {
                     Wire::Grpc(client.map_err(wrong)?.generate(request).await?.into_inner())
                 }
                 Either::Right((http, member, call)) => {
-                    Wire::Http(Box::new(HttpWire::open(http, member, call, &metrics).await?))
+                    Wire::Http(Box::new(HttpWire::open(http?, member, call, &metrics).await?))
                 }
             };
             let mut first = VecDeque::new();

@@ -13,7 +13,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use littoral_api::chat::{Head, Renderer};
-use littoral_core::{Pairs, Plan, dialect};
+use littoral_core::{Pairs, Plan, cache_mode, dialect};
 use littoral_proto::v1::{Event, event::Kind};
 use tokio::{
     task::spawn_local,
@@ -60,8 +60,7 @@ impl Executor {
         let look_up = match &plan.cache {
             None => LookUp::none(),
             Some(cache) => {
-                self.fetch(cache).await;
-                let look_up = self.shared.cache.look_up(cache);
+                let look_up = self.look_up(cache).await;
                 head.insert(CACHE, cache_header(&look_up, &cache.reason));
                 look_up
             }
@@ -147,7 +146,8 @@ impl Job {
             }
             Found::Leads(pilot, mut listener) => {
                 // The generation must go on when this request's client leaves and another listens.
-                spawn_local(executor.clone().fly(pilot, self));
+                let shares = self.plan.cache.as_ref().is_some_and(|cache| cache.mode == cache_mode::USE);
+                spawn_local(executor.clone().fly(pilot, self, shares));
                 listener.opened().await?;
                 Events::Shared(listener)
             }

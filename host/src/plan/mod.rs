@@ -9,6 +9,7 @@ mod dispatch;
 mod events;
 mod generate;
 mod generation;
+mod memo;
 mod progress;
 mod retrieval;
 mod rounds;
@@ -39,6 +40,7 @@ use crate::{
 pub use arrival::{Arrival, now_ms};
 pub use body::Body;
 pub use cache::{AnswerCache, Purge};
+pub use memo::Memos;
 pub use upload::{Bounds, Upload};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -52,6 +54,7 @@ pub struct Shared {
     pub fleet: Arc<Fleet>,
     pub known: Arc<Known>,
     pub cache: AnswerCache,
+    pub memos: Memos,
     pub metrics: Arc<Metrics>,
     /// Where `POST /retrieval` is answered; none: nowhere.
     pub retrieval: Option<Arc<config::Node>>,

@@ -41,10 +41,7 @@ impl Executor {
         };
         let look_up = match &plan.cache {
             None => LookUp::none(),
-            Some(cache) => {
-                self.fetch(cache).await;
-                self.shared.cache.look_up(cache)
-            }
+            Some(cache) => self.look_up(cache).await,
         };
         let mut head = HeaderMap::with_capacity(4);
         let reason = plan.cache.as_ref().map_or("", |cache| &cache.reason);
@@ -56,7 +53,12 @@ impl Executor {
             CacheOutcome::Coalesced => self.shared.metrics.cache_coalesced.increment(1),
             CacheOutcome::Bypass | CacheOutcome::None => {}
         }
-        let ask = Ask { http: self.nodes.http(), upstream, request: plan.request.into(), id: arrival.id.clone() };
+        let ask = Ask {
+            http: self.nodes.http(upstream.path)?,
+            upstream,
+            request: plan.request.into(),
+            id: arrival.id.clone(),
+        };
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
         let found = async {
             match look_up.found {

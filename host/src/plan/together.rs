@@ -1,7 +1,7 @@
 //! Answers and generations together with other edges, where there is a store they share: looks answers up there, lets
 //! one edge fly what several are asked, and goes on when that one dies.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use futures::{FutureExt, SinkExt, StreamExt, channel::mpsc};
 use littoral_core::CachePlan;
@@ -10,7 +10,7 @@ use tokio::time::sleep;
 
 use super::{
     Executor,
-    cache::{Listener, Pilot},
+    cache::{Answer, Found, Listener, LookUp, Pilot},
     generate::Job,
     generation::Generation,
     progress::Progress,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     error::Error,
     store::{Entry, Follower, Leader, News, Role},
+    telemetry::CacheOutcome,
 };
 
 /// How often the one who flies looks whether anybody follows.
@@ -26,57 +27,59 @@ const LOOK: Duration = Duration::from_millis(100);
 const BATCH: usize = 64;
 
 impl Executor {
-    /// Takes an answer from the store into the cache, if it is only there.
-    pub(super) async fn fetch(&self, plan: &CachePlan) {
-        let Some(store) = self.store.as_ref().filter(|_| self.shared.cache.lacks(plan)) else { return };
+    /// Looks an answer up: here, and in the store what is only there.
+    pub(super) async fn look_up(&self, plan: &CachePlan) -> LookUp {
+        match self.fetch(plan).await {
+            Some(answer) => LookUp { outcome: CacheOutcome::Hit, found: Found::Kept(answer) },
+            None => self.shared.cache.look_up(plan),
+        }
+    }
+
+    async fn fetch(&self, plan: &CachePlan) -> Option<Arc<Answer>> {
+        let store = self.store.as_ref().filter(|_| self.shared.cache.lacks(plan))?;
         match store.answer(&plan.key).await {
             Ok(Entry::Answer(stored)) => {
-                if self.shared.cache.adopt(plan, stored) {
-                    self.shared.metrics.store_hits.increment(1);
-                }
+                let answer = self.shared.cache.adopt(plan, stored)?;
+                self.shared.metrics.store_hits.increment(1);
+                return Some(answer);
             }
             Ok(Entry::Undecodable) => self.shared.metrics.store_undecodable.increment(1),
             Ok(Entry::None) => {}
             Err(error) => tracing::debug!(%error, "the store was not asked for an answer"),
         }
+        None
     }
 
-    /// Flies a generation that several requests listen to, of this edge and of others.
-    pub(super) async fn fly(self: Rc<Self>, pilot: Pilot, job: Job) {
-        let role = match &self.store {
+    /// Flies a generation that several requests listen to, of this edge and, if it `shares`, of others.
+    pub(super) async fn fly(self: Rc<Self>, pilot: Pilot, job: Job, shares: bool) {
+        let role = match self.store.as_ref().filter(|_| shares) {
             // A store that does not answer shares nothing, and keeps nobody waiting.
             Some(store) => store.fly(pilot.key()).await.ok(),
             None => None,
         };
         match role {
             None => pilot.fly(opening(job), async {}).await,
-            Some(Role::Leader(leader)) => self.lead(&pilot, &leader, opening(job), 0).await,
+            Some(Role::Leader(leader)) => self.lead(&pilot, &leader, job).await,
             Some(Role::Follower(follower)) => self.follow(&pilot, follower, job).await,
         }
         self.keep(&pilot).await;
     }
 
-    /// Flies, and tells those who follow from event number `from` on.
-    async fn lead(
-        &self,
-        pilot: &Pilot,
-        leader: &Leader,
-        opening: impl Future<Output = Result<Generation, Error>>,
-        from: usize,
-    ) {
+    /// Flies, and tells those who follow.
+    async fn lead(&self, pilot: &Pilot, leader: &Leader, job: Job) {
         let flying = async {
-            pilot.fly(opening, unfollowed(leader)).await;
+            pilot.fly(opening(job), unfollowed(leader)).await;
             self.keep(pilot).await;
         };
+        // Who loses the lease, or cannot tell, flies on for those who listen here.
         let telling = async {
-            if let Some(listener) = pilot.overhear(from) {
-                tell(leader, listener).await;
+            let Some(listener) = pilot.overhear() else { return };
+            tokio::select! {
+                () = tell(leader, listener) => {}
+                () = leader.hold() => {}
             }
         };
-        tokio::select! {
-            _ = futures::future::join(flying, telling) => {}
-            () = leader.hold() => {}
-        }
+        futures::future::join(flying, telling).await;
         leader.release().await;
     }
 
@@ -136,9 +139,13 @@ impl Executor {
         match &leader {
             None => going.await,
             Some(leader) => {
+                let holding = async {
+                    leader.hold().await;
+                    std::future::pending::<()>().await;
+                };
                 tokio::select! {
                     () = going => {}
-                    () = leader.hold() => {}
+                    () = holding => {}
                 }
                 leader.release().await;
             }

@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
+    client::legacy::Client,
     rt::{TokioExecutor, TokioTimer},
 };
 use serde::Deserialize;
@@ -16,6 +16,7 @@ use serde::Deserialize;
 use crate::{
     config::{self, Node},
     error::Error,
+    fleet::{Connector, Path},
 };
 
 /// The largest document that is read whole, bytes.
@@ -23,22 +24,17 @@ const MAX_DOCUMENT: usize = 1 << 20;
 
 /// The connections of one worker, or of the watchers. Must be used inside the runtime that drives them.
 #[derive(Clone)]
-pub struct Http(Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub struct Http(Client<HttpsConnector<Connector>, Full<Bytes>>);
 
 impl Http {
     /// `shares` workers keep the configured number of connections together.
-    pub fn new(config: &config::Fleet, shares: usize) -> anyhow::Result<Self> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(Duration::from_secs(2)));
-        tcp.set_keepalive(Some(Duration::from_secs(30)));
+    pub fn new(config: &config::Fleet, shares: usize, path: Path) -> anyhow::Result<Self> {
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())?
             .https_or_http()
             .enable_http1()
             .enable_http2()
-            .wrap_connector(tcp);
+            .wrap_connector(Connector(path));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_millis(config.pool_keep_alive_ms))

@@ -91,10 +91,10 @@ impl Flight {
 
     /// A seat at the first event; none when that is gone, or nobody flies any more.
     pub(super) fn join(self: &Arc<Self>) -> Option<Listener> {
-        self.seat(0, false)
+        self.seat(false)
     }
 
-    fn seat(self: &Arc<Self>, next: usize, silent: bool) -> Option<Listener> {
+    fn seat(self: &Arc<Self>, silent: bool) -> Option<Listener> {
         let mut state = self.lock();
         let joinable = match (&state.end, &state.log) {
             _ if state.abandoned && !silent => false,
@@ -105,7 +105,7 @@ impl Flight {
         if !joinable {
             return None;
         }
-        let seat = Seat { next, waker: None, silent };
+        let seat = Seat { next: 0, waker: None, silent };
         let at = match state.seats.iter().position(Option::is_none) {
             Some(free) => {
                 state.seats[free] = Some(seat);
@@ -195,9 +195,9 @@ impl Pilot {
         }
     }
 
-    /// Reads along from event number `from` without being one who listens; none for an answer that is trimmed.
-    pub fn overhear(&self, from: usize) -> Option<Listener> {
-        self.flight.seat(from, true)
+    /// Reads along without being one who listens; none for an answer that is trimmed.
+    pub fn overhear(&self) -> Option<Listener> {
+        self.flight.seat(true)
     }
 
     async fn write<S: Stream<Item = Event> + Unpin>(&self, opening: impl Future<Output = Result<S, Error>>) {

@@ -167,23 +167,23 @@ impl AnswerCache {
     }
 
     /// Takes in an answer from the store, unless it is another tenant's, too old or purged.
-    pub fn adopt(&self, plan: &CachePlan, stored: Stored) -> bool {
+    pub fn adopt(&self, plan: &CachePlan, stored: Stored) -> Option<Arc<Answer>> {
         let (age, answer) = (stored.age(), &stored.0);
         let mut place = Place { tags: answer.tags.clone(), ..Place::of(plan) };
         place.ttl = Duration::from_millis(answer.ttl_ms);
-        let Some(since) = Instant::now().checked_sub(age) else { return false };
-        if answer.scope != plan.scope || age >= place.ttl {
-            return false;
+        let since = Instant::now().checked_sub(age)?;
+        if answer.scope != plan.scope || age >= place.ttl.min(Duration::from_millis(plan.ttl_ms)) {
+            return None;
         }
         let purges = lock(&self.0.purges);
         if purges.purged_after(answer.purge, &place) {
-            return false;
+            return None;
         }
         let events = stored.events();
         let size = events.iter().map(answer::size).sum();
-        let answer = Answer { events, place, stored: since, size };
-        self.0.answers.insert(answer.place.key.clone(), Arc::new(answer));
-        true
+        let answer = Arc::new(Answer { events, place, stored: since, size });
+        self.0.answers.insert(answer.place.key.clone(), answer.clone());
+        Some(answer)
     }
 
     /// Bytes and answers kept.

@@ -265,18 +265,18 @@ async fn an_answer_from_the_store_is_taken_unless_it_is_old_anothers_or_purged()
     assert_eq!(stored.0.events.len(), 2);
     let fresh = AnswerCache::new(1 << 20, 1 << 16);
     assert!(fresh.lacks(&used()) && !fresh.lacks(&plan(cache_mode::REFRESH, "acme", 60_000)));
-    assert!(!fresh.adopt(&plan(cache_mode::USE, "globex", 60_000), stored.clone()), "another tenant's");
+    assert!(fresh.adopt(&plan(cache_mode::USE, "globex", 60_000), stored.clone()).is_none(), "another tenant's");
     let mut old = stored.clone();
     old.0.stored_ms = 1;
-    assert!(!fresh.adopt(&used(), old));
-    assert!(fresh.adopt(&used(), stored.clone()) && hits(&fresh, &used()) && !fresh.lacks(&used()));
+    assert!(fresh.adopt(&used(), old).is_none());
+    assert!(fresh.adopt(&used(), stored.clone()).is_some() && hits(&fresh, &used()) && !fresh.lacks(&used()));
     assert!(hits(&fresh, &used()));
     assert_eq!(fresh.purge_numbered(1, &Purge::default()), Some(1));
     assert_eq!(fresh.purge_numbered(1, &Purge::default()), None);
-    assert!(!fresh.adopt(&used(), stored.clone()), "it began before the purge");
+    assert!(fresh.adopt(&used(), stored.clone()).is_none(), "it began before the purge");
     let mut later = stored;
     later.0.purge = 1;
-    assert!(fresh.adopt(&used(), later));
+    assert!(fresh.adopt(&used(), later).is_some());
 }
 
 #[tokio::test]
@@ -286,7 +286,7 @@ async fn one_who_listens_elsewhere_keeps_a_generation_going() {
     let (pilot, leader) = lead(&cache, &used());
     let (heard, elsewhere) = futures::channel::oneshot::channel::<()>();
     let pilot = Arc::new(pilot);
-    let overheard = pilot.overhear(0).unwrap();
+    let overheard = pilot.overhear().unwrap();
     let flying = tokio::spawn({
         let pilot = pilot.clone();
         async move {
