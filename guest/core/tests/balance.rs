@@ -40,6 +40,11 @@ fn a_node_that_joins_or_leaves_moves_at_most_a_fifth_more_than_its_share() {
             let rest: Vec<_> = (0..count).filter(|&i| i != gone).map(|i| all[i]).collect();
             let moved = (0..SESSIONS).filter(|&s| rest[home(&rest, s).node].hash != all[before[s]].hash).count();
             let share = moved as f64 / SESSIONS as f64;
+            println!(
+                "{count} nodes, one comes or goes: {:.1} % of the sessions move, its share is {:.1} %",
+                100.0 * share,
+                100.0 / count as f64
+            );
             // Leaving is joining backwards: the same sessions move.
             assert!(share <= 1.2 / count as f64, "{count} nodes: {share} moved");
             let idle = (0..SESSIONS)

@@ -147,8 +147,9 @@ impl Job {
             Found::Leads(pilot, mut listener) => {
                 // The generation must go on when this request's client leaves and another listens.
                 let shares = self.plan.cache.as_ref().is_some_and(|cache| cache.mode == cache_mode::USE);
+                let deadline = self.deadline;
                 spawn_local(executor.clone().fly(pilot, self, shares));
-                listener.opened().await?;
+                timeout_at(deadline.into(), listener.opened()).await.map_err(|_| Error::Deadline)??;
                 Events::Shared(listener)
             }
             Found::Alone => Events::Generation(Box::new(self.open(Progress::default()).await?)),

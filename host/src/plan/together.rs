@@ -54,7 +54,7 @@ impl Executor {
     pub(super) async fn fly(self: Rc<Self>, pilot: Pilot, job: Job, shares: bool) {
         let role = match self.store.as_ref().filter(|_| shares) {
             // A store that does not answer shares nothing, and keeps nobody waiting.
-            Some(store) => store.fly(pilot.key()).await.ok(),
+            Some(store) => store.fly(&pilot.flight()).await.ok(),
             None => None,
         };
         match role {
@@ -162,7 +162,7 @@ impl Executor {
 }
 
 async fn opening(job: Job) -> Result<Generation, Error> {
-    Ok(job.open(Progress::default()).await?)
+    job.open(Progress::default()).await
 }
 
 /// Ends when nobody follows elsewhere.

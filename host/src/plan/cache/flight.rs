@@ -176,11 +176,17 @@ impl Pilot {
         tokio::select! {
             biased;
             () = self.write(opening) => {}
-            () = unheard => {}
+            // Who reads along without listening is told that it is over.
+            () = unheard => self.flight.end(End::Over),
         }
     }
 
-    /// What other edges call this generation.
+    /// What other edges call this generation: those that know of different purges do not share one.
+    pub fn flight(&self) -> String {
+        format!("{}.{}", self.key(), self.flight.mark.number)
+    }
+
+    /// What other edges call this answer.
     pub fn key(&self) -> &str {
         // The scope before it is part of what the key was made of.
         self.flight.place.key.rsplit('\0').next().unwrap_or_default()
