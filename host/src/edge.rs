@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -12,12 +12,13 @@ use tokio::{task::LocalSet, time::interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    config::{self, Config},
     door::{self, Door},
-    fleet::{Clients, Fleet},
+    fleet::{Clients, Fleet, discover},
     guest::Guests,
     knowledge::{Keys, Known},
-    plan::{AnswerCache, Executor, Shared},
+    plan::{AnswerCache, Executor, Memos, Shared},
+    store::{self, Server},
     telemetry::{self, Metrics},
 };
 
@@ -25,6 +26,8 @@ use crate::{
 const FIRST_LOOK: Duration = Duration::from_millis(150);
 /// How soon a changed key file is noticed.
 const KEYS_EVERY: Duration = Duration::from_millis(250);
+/// Memory that remembered decisions may take.
+const MEMO_BYTES: u64 = 32 << 20;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// An edge that holds its sockets and its guests, and serves nobody yet.
@@ -58,14 +61,17 @@ impl Edge {
         let http = door::bind(config.edge.listen, config.edge.worker_count())?;
         let metrics = door::metrics_listener(config.edge.metrics)?;
         let keys = Arc::new(Keys::load(&config.keys.file)?);
-        let fleet = Arc::new(Fleet::new(config.node.clone()));
+        let fleet = Arc::new(Fleet::new(config.node.clone(), config.fleet.clone()));
         let known = Arc::new(Known::new(keys.clone(), config.cache.for_guests(), fleet.clone()));
         let guests = Guests::load(&config.guest, config.edge.worker_count(), known.clone())?;
         let shared = Arc::new(Shared {
             fleet,
             known,
             cache: AnswerCache::new(config.cache.max_bytes, config.cache.max_answer_bytes),
+            memos: Memos::new(Duration::from_millis(config.guest.memo_ms), MEMO_BYTES),
             metrics: Arc::new(Metrics::new()?),
+            retrieval: config.retrieval.node().map(Arc::new),
+            store: Server::new(&config.redis).context("the section [redis]")?,
             deadline: Duration::from_millis(config.edge.deadline_ms),
         });
         Ok(Self { config, http, metrics, guests, keys, shared })
@@ -84,7 +90,13 @@ impl Edge {
         let (started, starts) = mpsc::channel();
         let config = Arc::new(config);
         let mut threads = Vec::new();
-        let background = Background { guests: guests.clone(), keys, shared: shared.clone(), over: over.clone() };
+        let background = Background {
+            guests: guests.clone(),
+            keys,
+            shared: shared.clone(),
+            nodes: config.node.clone(),
+            over: over.clone(),
+        };
         threads.push(spawn("background".into(), started.clone(), move |started| background.run(scraped, started))?);
         for (i, listener) in listeners.into_iter().enumerate() {
             // A token of its own for each worker: connections wait on it, and workers shall not meet there.
@@ -158,7 +170,7 @@ fn worker(
 ) -> anyhow::Result<()> {
     LocalSet::new().block_on(&runtime()?, async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let nodes = Clients::new(&config.node)?;
+        let nodes = Arc::new(Clients::new(&config.fleet, config.edge.worker_count())?);
         let door = Door::new(Executor::new(guests.worker(), nodes, shared), &config.edge, stop);
         // The one who waits may have given up.
         let _ = started.send(Ok(()));
@@ -172,6 +184,8 @@ struct Background {
     guests: Arc<Guests>,
     keys: Arc<Keys>,
     shared: Arc<Shared>,
+    /// As they were configured.
+    nodes: Vec<config::Node>,
     over: CancellationToken,
 }
 
@@ -192,6 +206,8 @@ impl Background {
                 () = telemetry::serve(scraped, render) => {}
                 () = reread(&self.keys) => {}
                 () = upkeep(&self.shared) => {}
+                () = purges(&self.shared) => {}
+                () = discover(self.shared.fleet.clone(), self.nodes) => {}
             }
             Ok(())
         })
@@ -217,6 +233,14 @@ async fn upkeep(shared: &Shared) {
     }
 }
 
+/// Hears of purges, where there is a store to hear them from.
+async fn purges(shared: &Shared) {
+    match &shared.store {
+        Some(server) => store::subscribe(server.clone(), shared.cache.clone()).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The metrics with gauges that are only true when looked at.
 fn render(guests: &Guests, shared: &Shared) -> String {
     let metrics = &shared.metrics;
@@ -225,7 +249,15 @@ fn render(guests: &Guests, shared: &Shared) -> String {
     metrics.cache_answers.set(answers as f64);
     metrics.guest_instances.set(guests.live() as f64);
     metrics.filter_instances.set(guests.live_filters() as f64);
-    metrics.nodes_ready.set(shared.fleet.view().nodes().iter().filter(|node| node.ready).count() as f64);
+    if let Some(store) = &shared.store {
+        metrics.store_open.set(f64::from(u8::from(store.is_open())));
+        metrics.store_errors.absolute(store.errors.load(Relaxed));
+    }
+    metrics.discovery_errors.absolute(shared.fleet.discovery_errors.load(Relaxed));
+    let view = shared.fleet.view();
+    let ready = view.nodes().iter().filter(|node| node.ready);
+    metrics.nodes_ready.set(ready.clone().count() as f64);
+    metrics.nodes_ejected.set(ready.filter(|node| node.member.is_open()).count() as f64);
     metrics.render()
 }
 

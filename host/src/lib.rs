@@ -13,4 +13,6 @@ pub mod fleet;
 pub mod guest;
 pub mod knowledge;
 pub mod plan;
+pub mod store;
 pub mod telemetry;
+pub mod upstream;

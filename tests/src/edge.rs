@@ -9,7 +9,10 @@ use std::{
     process::Command,
 };
 
-use littoral_core::key::KeyRecord;
+use littoral_core::{
+    cache::{Policy, Rules},
+    key::KeyRecord,
+};
 
 use crate::{artefact, client::Client, metrics::Metrics, process::Process};
 
@@ -17,6 +20,8 @@ use crate::{artefact, client::Client, metrics::Metrics, process::Process};
 pub struct Setup {
     dir: PathBuf,
     nodes: Vec<(String, SocketAddr)>,
+    /// Further `[[node]]` sections, as they stand in the file.
+    upstreams: Vec<String>,
     sections: BTreeMap<&'static str, String>,
 }
 
@@ -26,6 +31,7 @@ pub struct Edge {
     pub http: SocketAddr,
     metrics: SocketAddr,
     pub keys: Keys,
+    keys_file: PathBuf,
 }
 
 /// One key each.
@@ -35,6 +41,8 @@ pub struct Keys {
     pub globex: String,
     /// Of tenant acme too; its answers run through the filter `redact`.
     pub redacted: String,
+    /// Of tenant acme too; its answers never come from the cache.
+    pub uncached: String,
     /// Was good until 1970.
     pub expired: String,
 }
@@ -43,7 +51,12 @@ impl Edge {
     /// An edge in front of these nodes, called n1, n2 and so on.
     pub fn to(nodes: &[SocketAddr]) -> Setup {
         let named = nodes.iter().enumerate().map(|(i, address)| (format!("n{}", i + 1), *address));
-        Setup { dir: artefact::scratch("edge"), nodes: named.collect(), sections: BTreeMap::new() }
+        Setup {
+            dir: artefact::scratch("edge"),
+            nodes: named.collect(),
+            upstreams: Vec::new(),
+            sections: BTreeMap::new(),
+        }
     }
 
     /// A client with acme's key.
@@ -53,6 +66,11 @@ impl Edge {
 
     pub async fn metrics(&self) -> Metrics {
         Metrics::of(self.metrics).await
+    }
+
+    /// The file of its keys.
+    pub fn keys_file(&self) -> &Path {
+        &self.keys_file
     }
 
     pub fn metrics_address(&self) -> SocketAddr {
@@ -66,6 +84,12 @@ impl Setup {
         let text = self.sections.entry(section).or_default();
         text.push_str(line);
         text.push('\n');
+        self
+    }
+
+    /// Adds a node that speaks OpenAI's API; `more` are further lines of its section.
+    pub fn upstream(mut self, name: &str, url: &str, more: &str) -> Self {
+        self.upstreams.push(format!("[[node]]\nkind = 'openai'\nname = '{name}'\naddress = '{url}'\n{more}\n"));
         self
     }
 
@@ -90,10 +114,13 @@ impl Setup {
                 text.push_str(&format!("{key} = {value}\n"));
             }
         }
-        let mut toml: String = sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
+        let none = if self.nodes.is_empty() && self.upstreams.is_empty() { "node = []\n" } else { "" };
+        let mut toml: String = none.to_string();
+        toml.extend(sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")));
         for (name, address) in &self.nodes {
             toml.push_str(&format!("[[node]]\nname = '{name}'\naddress = '{address}'\n\n"));
         }
+        self.upstreams.iter().for_each(|section| toml.push_str(section));
         let config = self.dir.join("edge.toml");
         fs::write(&config, toml).expect("the test's folder can be written to");
         let mut command = Command::new(artefact::binary("littoral"));
@@ -105,7 +132,8 @@ impl Setup {
         let (command, keys) = self.command();
         let process = Process::start("edge", command);
         let (http, metrics) = (process.address("http"), process.address("metrics"));
-        Edge { process, http, metrics, keys }
+        let keys_file = self.dir.join("keys.json");
+        Edge { process, http, metrics, keys, keys_file }
     }
 }
 
@@ -116,11 +144,20 @@ impl Keys {
         let (globex, globex_key) = record("globex");
         let (mut redacted, redacted_key) = record("acme");
         redacted.filters = vec!["redact".into()];
+        let (mut uncached, uncached_key) = record("acme");
+        uncached.cache = Some(Rules { policy: Some(Policy::Off), ttl_ms: None });
         let (mut expired, expired_key) = record("acme");
         expired.expires_at_ms = Some(1);
-        let records = serde_json::to_vec(&[acme, globex, redacted, expired]).expect("records always serialise");
+        let records =
+            serde_json::to_vec(&[acme, globex, redacted, uncached, expired]).expect("records always serialise");
         fs::write(path, records).expect("the test's folder can be written to");
-        Self { acme: acme_key, globex: globex_key, redacted: redacted_key, expired: expired_key }
+        Self {
+            acme: acme_key,
+            globex: globex_key,
+            redacted: redacted_key,
+            uncached: uncached_key,
+            expired: expired_key,
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use std::ops::ControlFlow::{Break, Continue};
 
 use crate::{
     Call, Knowledge, Principal, Step,
+    cache::KEY_RULES,
     denial::{internal, unauthorized, unavailable},
     fact, fact_kind,
     key::{KeyRecord, Presented},
@@ -36,7 +37,14 @@ pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
     if record.expires_at_ms.is_some_and(|end| end <= call.now_ms) {
         return Break(unauthorized(EXPIRED).into());
     }
+    if let (Some(memo), Some(end)) = (&mut call.draft.memo, record.expires_at_ms) {
+        // What is remembered of a key ends with it.
+        memo.ttl_ms = memo.ttl_ms.min(end - call.now_ms);
+    }
     call.draft.filters = record.filters;
+    if let Some(rules) = record.cache.and_then(|rules| serde_json::to_string(&rules).ok()) {
+        call.draft.extra.push((KEY_RULES.into(), rules));
+    }
     call.draft.principal =
         Some(Principal { tenant: record.tenant, key_id: record.id, user: record.user, method: "api-key".into() });
     Continue(call)

@@ -32,7 +32,9 @@ pub fn not_found(path: &str) -> Denial {
     denial(
         404,
         "not_found",
-        format!("no such endpoint: {path}; this server answers /v1/chat/completions and /v1/models"),
+        format!(
+            "no such endpoint: {path}; this server answers /v1/chat/completions, /v1/models and, where it is set up, /retrieval"
+        ),
     )
 }
 

@@ -4,6 +4,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use crate::cache::Rules;
+
 const ID_BYTES: usize = 6;
 const SECRET_BYTES: usize = 32;
 
@@ -38,6 +40,9 @@ pub struct KeyRecord {
     /// Token filters every answer to this key runs through.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<String>,
+    /// Other rules for the cache than everybody's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Rules>,
     /// Unix milliseconds after which the key is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at_ms: Option<u64>,

@@ -9,8 +9,10 @@ pub mod cache;
 pub mod chat;
 pub mod denial;
 pub mod document;
+pub mod fleet;
 pub mod key;
 pub mod rendezvous;
+pub mod retrieval;
 pub mod route;
 pub mod types;
 
@@ -34,13 +36,24 @@ pub trait Knowledge {
 pub type Step = ControlFlow<Outcome, Call>;
 
 /// Authentication, cache plan and route in one call.
+///
+/// A host offers with the first draft to remember the decision; this policy takes the offer up, for what it looks at
+/// beside the credential, the path and the body.
 pub fn decide(call: Call, known: &dyn Knowledge) -> Outcome {
     let layers = |call| cache::plan(auth::admit(call, known)?, known);
     match layers(call) {
         ControlFlow::Break(outcome) => outcome,
-        ControlFlow::Continue(call) => route::open(call, known),
+        ControlFlow::Continue(mut call) => {
+            if let Some(memo) = &mut call.draft.memo {
+                memo.vary = LOOKED_AT.map(String::from).into();
+            }
+            route::open(call, known)
+        }
     }
 }
+
+/// Headers that change a decision, beside `authorization`.
+const LOOKED_AT: [&str; 3] = ["cache-control", "x-littoral-cache", "x-littoral-cache-tags"];
 
 /// A fact from the call or from memory; `Break(need)` when it is in neither.
 fn fact(call: &Call, known: &dyn Knowledge, kind: &str, key: &str) -> ControlFlow<Outcome, Fact> {

@@ -1,9 +1,11 @@
 //! The router: what the path asks for, and the nodes that may answer it. It is the last layer, and opens.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     Body, Call, Knowledge, Outcome, Reply, chat,
     denial::{method_not_allowed, not_found, unavailable, unknown_model},
-    operation,
+    fact_kind, operation, retrieval,
 };
 
 /// How many nodes a plan names: the first choice and those that may take over.
@@ -16,6 +18,8 @@ pub enum Endpoint {
     Chat,
     /// `GET /models`
     Models,
+    /// `POST /retrieval`
+    Retrieval,
 }
 
 impl Endpoint {
@@ -24,13 +28,14 @@ impl Endpoint {
         match path.strip_prefix("/v1").unwrap_or(path) {
             "/chat/completions" => Some(Self::Chat),
             "/models" => Some(Self::Models),
+            "/retrieval" => Some(Self::Retrieval),
             _ => None,
         }
     }
 
     fn method(self) -> &'static str {
         match self {
-            Self::Chat => "POST",
+            Self::Chat | Self::Retrieval => "POST",
             Self::Models => "GET",
         }
     }
@@ -49,6 +54,12 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
             call.draft.operation = operation::MODELS.into();
             Body::Service(operation::MODELS.into(), String::new())
         }
+        Endpoint::Retrieval => {
+            if let Err(outcome) = retrieval::read(&mut call) {
+                return outcome;
+            }
+            Body::Service(operation::RETRIEVAL.into(), String::new())
+        }
         Endpoint::Chat => {
             if let Err(outcome) = chat::draft(&mut call) {
                 return outcome;
@@ -59,7 +70,8 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
                 return unknown_model(model).into();
             }
             draft.candidates = known.candidates(model, draft.tenant(), &draft.session, CANDIDATES);
-            if draft.candidates.is_empty() {
+            // A host that waits for nodes asks for candidates itself when there are some.
+            if draft.candidates.is_empty() && !waits(known) {
                 return unavailable(format!("no node that serves '{model}' is ready"), 1).into();
             }
             draft.operation = operation::GENERATE.into();
@@ -67,4 +79,17 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
         }
     };
     Outcome::Reply(Box::new(Reply { status: 200, headers: Vec::new(), body, plan: call.draft }))
+}
+
+/// Whether the host lets requests wait while no node is ready. What it does not say it does not do.
+fn waits(known: &dyn Knowledge) -> bool {
+    let config = known.peek(fact_kind::CONFIG, "fleet").and_then(|fact| fact.value);
+    config.and_then(|json| serde_json::from_slice(&json).ok()).is_some_and(|config: FleetConfig| config.wait_ms > 0)
+}
+
+/// What of the section `fleet` matters to decisions, as the host hands it in.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FleetConfig {
+    pub wait_ms: u64,
 }

@@ -124,6 +124,8 @@ impl Plan {
 pub mod operation {
     pub const GENERATE: &str = "generate";
     pub const MODELS: &str = "models";
+    /// Dify's External Knowledge API; the plan's request is the canonical one.
+    pub const RETRIEVAL: &str = "retrieval";
 }
 
 /// Values of [`Rendering::dialect`].

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod ask;
+mod cache;
 mod chat;
 mod key;
 mod models;
@@ -28,6 +29,9 @@ enum Command {
     /// Manages model files: what is here, pull, remove.
     #[command(subcommand)]
     Models(models::Models),
+    /// Manages the answers that edges keep.
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Manages API keys.
     #[command(subcommand)]
     Key(key::Key),
@@ -41,6 +45,7 @@ impl Cli {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Ask(ask) => ask.run(),
+            Command::Cache(cache) => cache.run(),
             Command::Chat(chat) => chat.run(),
             Command::Key(key) => key.run(),
             Command::Models(models) => models.run(),

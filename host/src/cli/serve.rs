@@ -71,8 +71,8 @@ impl Serve {
 
 fn node(text: &str) -> Node {
     match text.split_once('=') {
-        Some((name, address)) => Node { name: Some(name.into()), address: address.into() },
-        None => Node { name: None, address: text.into() },
+        Some((name, address)) => Node::at(address).named(name),
+        None => Node::at(text),
     }
 }
 

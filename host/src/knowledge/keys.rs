@@ -6,7 +6,10 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -20,6 +23,8 @@ type Records = HashMap<String, Vec<u8>>;
 pub struct Keys {
     path: PathBuf,
     records: ArcSwap<Records>,
+    /// How often they have changed.
+    epoch: AtomicU64,
     /// Which state of the file is in memory.
     seen: Mutex<Option<Stamp>>,
 }
@@ -44,6 +49,11 @@ impl Keys {
             tracing::warn!(path = %path.display(), "there is no key file: every request is refused until `littoral key create` makes one");
         }
         Ok(keys)
+    }
+
+    /// How often the keys have changed.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
     }
 
     /// JSON of the record with this id.
@@ -73,6 +83,7 @@ impl Keys {
             .collect();
         let count = records.len();
         self.records.store(records.into());
+        self.epoch.fetch_add(1, Relaxed);
         tracing::info!(path = %self.path.display(), keys = count, "keys read");
         Ok(Some(count))
     }

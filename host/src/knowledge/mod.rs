@@ -5,7 +5,7 @@ mod verify;
 
 use std::sync::Arc;
 
-use littoral_core::{Candidate, Fact, Knowledge, Model, fact_kind};
+use littoral_core::{Candidate, Fact, Knowledge, Model, fact_kind, route::FleetConfig};
 
 use crate::fleet::Fleet;
 pub use keys::{KeyFileError, Keys, create as create_key};
@@ -21,6 +21,11 @@ pub struct Known {
 impl Known {
     pub fn new(keys: Arc<Keys>, cache: Vec<u8>, fleet: Arc<Fleet>) -> Self {
         Self { keys, cache, fleet }
+    }
+
+    /// Changes whenever keys or the fleet's models do: a decision made before is old.
+    pub fn epoch(&self) -> u64 {
+        self.keys.epoch().wrapping_add(self.fleet.epoch())
     }
 
     /// A fact a guest asked for with `need`. A kind nobody here keeps is answered with an error, so that the guest can
@@ -40,6 +45,9 @@ impl Knowledge for Known {
         let value = match (kind, key) {
             (fact_kind::API_KEY, id) => self.keys.get(id),
             (fact_kind::CONFIG, "cache") => Some(self.cache.clone()),
+            (fact_kind::CONFIG, "fleet") => {
+                serde_json::to_vec(&FleetConfig { wait_ms: self.fleet.config().wait_ms }).ok()
+            }
             (fact_kind::CONFIG, _) => None,
             _ => return None,
         };
@@ -66,7 +74,7 @@ mod tests {
 
     #[test]
     fn kinds_without_a_source_are_an_error_and_not_an_absence() {
-        let known = Known::new(Arc::default(), b"{}".to_vec(), Arc::new(Fleet::new(Vec::new())));
+        let known = Known::new(Arc::default(), b"{}".to_vec(), Arc::new(Fleet::new(Vec::new(), Default::default())));
         assert!(known.peek("weather", "x").is_none());
         assert!(known.fetch("weather", "x").error.is_some());
         let absent = known.fetch(fact_kind::API_KEY, "0123456789ab");

@@ -5,12 +5,18 @@
 mod arrival;
 mod body;
 mod cache;
+mod dispatch;
 mod events;
 mod generate;
 mod generation;
+mod memo;
+mod progress;
+mod retrieval;
 mod rounds;
 mod service;
+mod together;
 mod upload;
+mod wire;
 
 use std::{
     rc::Rc,
@@ -20,22 +26,26 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use littoral_core::{Body as ReplyBody, Pairs};
+use littoral_core::{Body as ReplyBody, Pairs, operation};
 
 use crate::{
+    config,
     error::Error,
     fleet::{Clients, Fleet},
     guest,
     knowledge::Known,
+    store::{Link, Server},
     telemetry::{Entry, Metrics},
 };
 pub use arrival::{Arrival, now_ms};
 pub use body::Body;
-pub use cache::AnswerCache;
+pub use cache::{AnswerCache, Purge};
+pub use memo::Memos;
 pub use upload::{Bounds, Upload};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NODE: HeaderName = HeaderName::from_static("x-littoral-node");
+const ROUTE: HeaderName = HeaderName::from_static("x-littoral-route");
 const CACHE: HeaderName = HeaderName::from_static("x-littoral-cache");
 const JSON: HeaderValue = HeaderValue::from_static(littoral_api::JSON);
 
@@ -44,7 +54,12 @@ pub struct Shared {
     pub fleet: Arc<Fleet>,
     pub known: Arc<Known>,
     pub cache: AnswerCache,
+    pub memos: Memos,
     pub metrics: Arc<Metrics>,
+    /// Where `POST /retrieval` is answered; none: nowhere.
+    pub retrieval: Option<Arc<config::Node>>,
+    /// What edges share; none: this one keeps its answers to itself.
+    pub store: Option<Arc<Server>>,
     /// The host's own deadline for a request.
     pub deadline: Duration,
 }
@@ -52,7 +67,8 @@ pub struct Shared {
 /// One worker's hands: its guests and its connections to the nodes.
 pub struct Executor {
     guests: guest::Worker,
-    nodes: Clients,
+    nodes: Arc<Clients>,
+    store: Option<Link>,
     shared: Arc<Shared>,
 }
 
@@ -64,8 +80,9 @@ enum Answer {
 }
 
 impl Executor {
-    pub fn new(guests: guest::Worker, nodes: Clients, shared: Arc<Shared>) -> Self {
-        Self { guests, nodes, shared }
+    pub fn new(guests: guest::Worker, nodes: Arc<Clients>, shared: Arc<Shared>) -> Self {
+        let store = shared.store.clone().map(Link::new);
+        Self { guests, nodes, store, shared }
     }
 
     pub fn shared(&self) -> &Arc<Shared> {
@@ -108,6 +125,9 @@ impl Executor {
         match reply.body {
             ReplyBody::Generation => self.generate(reply.headers, reply.plan, arrival, entry).await,
             ReplyBody::Bytes(bytes) => whole(reply.status, reply.headers, bytes.into()),
+            ReplyBody::Service(name, _) if name == operation::RETRIEVAL => {
+                self.retrieve(reply.headers, reply.plan, arrival, entry).await
+            }
             ReplyBody::Service(name, _) => whole(reply.status, reply.headers, service::call(&name, &self.shared)?),
         }
     }

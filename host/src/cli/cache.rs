@@ -1,0 +1,67 @@
+//! `littoral cache`: what edges keep for each other.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use clap::{ArgGroup, Subcommand};
+
+use crate::{
+    config,
+    plan::Purge as Which,
+    store::{Link, Server, publish},
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Cache {
+    /// Has every edge forget the answers that fit all of what is named. Edges hear of it through Redis, within a second;
+    /// one that cannot hear lets them go with their time to live.
+    #[command(group = ArgGroup::new("which").required(true).multiple(true).args(["model", "tenant", "tag", "tag_prefix", "all"]))]
+    Purge {
+        /// Answers of this model.
+        #[arg(long)]
+        model: Option<String>,
+        /// Answers to this tenant.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// Answers with this tag (requests name theirs in `x-littoral-cache-tags`).
+        #[arg(long)]
+        tag: Option<String>,
+        /// Answers with a tag that begins so.
+        #[arg(long)]
+        tag_prefix: Option<String>,
+        /// Every answer.
+        #[arg(long, conflicts_with_all = ["model", "tenant", "tag", "tag_prefix"])]
+        all: bool,
+        /// The edges' configuration, for its section [redis].
+        #[arg(long, env = "LITTORAL_CONFIG")]
+        config: Option<PathBuf>,
+        /// The Redis, instead of the configuration's.
+        #[arg(long, value_name = "URL", env = "LITTORAL_REDIS")]
+        redis: Option<String>,
+    },
+}
+
+impl Cache {
+    pub fn run(self) -> anyhow::Result<()> {
+        let Self::Purge { model, tenant, tag, tag_prefix, all: _, config, redis } = self;
+        let mut settings = match &config {
+            None => config::Redis::default(),
+            Some(path) => config::read(path).with_context(|| format!("the configuration {}", path.display()))?.redis,
+        };
+        if let Some(url) = redis {
+            settings.urls = vec![url];
+        }
+        // A person waits longer than a request.
+        settings.timeout_ms = settings.timeout_ms.max(5_000);
+        let Some(server) = Server::new(&settings).context("the section [redis]")? else {
+            bail!(
+                "no Redis is named: give --redis URL, or --config with a section [redis]; an edge without one keeps its answers to itself until it is restarted"
+            )
+        };
+        let purge = Which { model, tenant, tag, tag_prefix };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let number = runtime.block_on(publish(&Link::new(server), &purge)).context("the purge was not published")?;
+        println!("purge {number}");
+        Ok(())
+    }
+}
