@@ -2,14 +2,14 @@
 
 use std::ops::ControlFlow::{Break, Continue};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
     CachePlan, Call, Knowledge, Model, Step, cache_mode,
     chat::{self, ChatRequest},
     denial::internal,
-    fact, fact_kind,
+    extra, extra_name, fact, fact_kind,
     key::hex,
     route::Endpoint,
 };
@@ -29,7 +29,7 @@ impl Default for CacheConfig {
 }
 
 /// Which requests may be answered from the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
     /// Those whose answer is always the same: temperature 0, or a seed.
@@ -60,7 +60,8 @@ pub fn plan(mut call: Call, known: &dyn Knowledge) -> Step {
     };
     // A model nobody serves has no key; the router refuses it.
     if let Some(model) = known.model(&request.model) {
-        let (mode, reason) = mode(&call, &request, config.policy);
+        let policy = extra(&call.draft, extra_name::CACHE_POLICY).unwrap_or(config.policy);
+        let (mode, reason) = mode(&call, &request, policy);
         let key = if mode == cache_mode::BYPASS { String::new() } else { key(request, &model, call.draft.tenant()) };
         call.draft.cache = Some(CachePlan {
             key,

@@ -1,9 +1,10 @@
 //! The router: what the path asks for, and the nodes that may answer it. It is the last layer, and opens.
 
 use crate::{
-    Body, Call, Knowledge, Outcome, Reply, chat,
-    denial::{method_not_allowed, not_found, unavailable, unknown_model},
-    operation,
+    Body, Call, Knowledge, Outcome, Reply, Want, chat,
+    denial::{internal, method_not_allowed, not_found, unavailable, unknown_model},
+    extra_name, operation,
+    step_up::Proof,
 };
 
 /// How many nodes a plan names: the first choice and those that may take over.
@@ -16,6 +17,10 @@ pub enum Endpoint {
     Chat,
     /// `GET /models`
     Models,
+    /// `POST /oauth/token`
+    Token,
+    /// `POST /auth/step-up`
+    StepUp,
 }
 
 impl Endpoint {
@@ -24,13 +29,15 @@ impl Endpoint {
         match path.strip_prefix("/v1").unwrap_or(path) {
             "/chat/completions" => Some(Self::Chat),
             "/models" => Some(Self::Models),
+            "/oauth/token" => Some(Self::Token),
+            "/auth/step-up" => Some(Self::StepUp),
             _ => None,
         }
     }
 
     fn method(self) -> &'static str {
         match self {
-            Self::Chat => "POST",
+            Self::Chat | Self::Token | Self::StepUp => "POST",
             Self::Models => "GET",
         }
     }
@@ -48,6 +55,23 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
         Endpoint::Models => {
             call.draft.operation = operation::MODELS.into();
             Body::Service(operation::MODELS.into(), String::new())
+        }
+        Endpoint::Token => {
+            let grant = call.draft.extra.iter().find(|(name, _)| name == extra_name::GRANT);
+            let Some((_, grant)) = grant.cloned() else {
+                return internal("no policy layer let a client in").into();
+            };
+            call.draft.operation = operation::OAUTH_TOKEN.into();
+            Body::Service(operation::OAUTH_TOKEN.into(), grant)
+        }
+        Endpoint::StepUp => {
+            let Some(body) = call.body.as_deref() else { return Outcome::Need(vec![Want::Body]) };
+            let proof = match Proof::read(body) {
+                Ok(proof) => serde_json::to_string(&proof).expect("strings always serialise"),
+                Err(denial) => return denial.into(),
+            };
+            call.draft.operation = operation::STEP_UP.into();
+            Body::Service(operation::STEP_UP.into(), proof)
         }
         Endpoint::Chat => {
             if let Err(outcome) = chat::draft(&mut call) {

@@ -2,15 +2,24 @@
 //!
 //! [`read`] refuses what it does not know; [`Config::check`] refuses what cannot work. Both name the key.
 
+mod access;
+mod auth;
 mod known;
 mod read;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use littoral_core::cache::{CacheConfig, Policy};
+use ipnet::IpNet;
+use littoral_core::{
+    address::ForwardedBy,
+    cache::{CacheConfig, Policy},
+    limits::{Prices, TenantPolicy},
+};
 use serde::Deserialize;
 
 use crate::guest::GuestConfig;
+pub use access::{Admin, Audit, OnFull, OnLoss, Store};
+pub use auth::{Auth, Issuer, Jwks, LONGEST_TOKEN_S, Token};
 pub use read::{ConfigError, parse, read};
 
 /// The largest `edge.max_body_bytes`: what the wire to the nodes carries (see [`littoral_proto::MAX_MESSAGE_BYTES`]).
@@ -26,6 +35,15 @@ pub struct Config {
     pub cache: Cache,
     pub guest: GuestConfig,
     pub keys: Keys,
+    pub store: Store,
+    pub audit: Audit,
+    pub auth: Auth,
+    pub token: Token,
+    pub admin: Admin,
+    /// Limits of tenants, `[tenant.NAME]`; `*` is every other's.
+    pub tenant: BTreeMap<String, TenantPolicy>,
+    /// Prices of models, `[price.MODEL]`; `*` is every other's.
+    pub price: Prices,
 }
 
 impl Default for Config {
@@ -36,6 +54,13 @@ impl Default for Config {
             cache: Cache::default(),
             guest: GuestConfig::default(),
             keys: Keys::default(),
+            store: Store::default(),
+            audit: Audit::default(),
+            auth: Auth::default(),
+            token: Token::default(),
+            admin: Admin::default(),
+            tenant: BTreeMap::new(),
+            price: Prices::new(),
         }
     }
 }
@@ -50,6 +75,12 @@ pub struct Edge {
     pub metrics: SocketAddr,
     /// Threads, each with a listener, guests and connections of its own; by default one a core.
     pub workers: Option<usize>,
+    /// Networks of the proxies whose word on a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they name it: `x-forwarded-for` or `forwarded`.
+    pub forwarded_by: ForwardedBy,
+    /// Whether their connections begin with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
     /// Longest a request may take when its plan sets no deadline, milliseconds.
@@ -70,6 +101,9 @@ impl Default for Edge {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: SocketAddr::from(([127, 0, 0, 1], 8081)),
             workers: None,
+            trusted_proxies: Vec::new(),
+            forwarded_by: ForwardedBy::default(),
+            proxy_protocol: false,
             max_body_bytes: 8 << 20,
             deadline_ms: 10 * 60 * 1000,
             header_timeout_ms: 60_000,
@@ -141,11 +175,18 @@ impl Cache {
     }
 }
 
+impl Config {
+    /// Whose tokens are taken, as the JSON the guests read.
+    pub fn issuers_for_guests(&self) -> Vec<u8> {
+        serde_json::to_vec(&auth::for_guests(&self.auth, &self.token)).expect("strings and numbers always serialise")
+    }
+}
+
 /// API keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
-    /// JSON list of key records, written by `littoral key create` and read again when it changes.
+    /// JSON list of further key records, beside those of the store; read again when it changes. It need not exist.
     pub file: PathBuf,
 }
 
@@ -173,6 +214,12 @@ impl Config {
         if self.edge.max_body_bytes > MAX_BODY_CAP {
             return refuse("edge.max_body_bytes", format!("must be at most {MAX_BODY_CAP}"));
         }
+        if self.edge.proxy_protocol && self.edge.trusted_proxies.is_empty() {
+            let message = "needs edge.trusted_proxies: who else would be believed?".into();
+            return refuse("edge.proxy_protocol", message);
+        }
+        access::check(self)?;
+        auth::check(&self.auth, &self.token)?;
         if self.node.is_empty() {
             return refuse("node", "no node is named; add [[node]] with its address, or --node HOST:PORT".into());
         }
@@ -225,6 +272,7 @@ mod tests {
             ("[[node]]\naddress = ':1'", "node[0].address"),
             ("[[node]]\naddress = 'a:1'\n[[node]]\naddress = 'a:1'", "node[1].address"),
             ("node = []", "node"),
+            ("[edge]\nproxy_protocol = true", "edge.proxy_protocol"),
         ];
         for (text, expected) in cases {
             match parse(text).and_then(|config| config.check()) {

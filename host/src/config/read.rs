@@ -2,7 +2,7 @@
 
 use std::{io, path::Path};
 
-use super::{Cache, Config, Edge, Keys, Node, known};
+use super::{Cache, Config, Edge, Keys, Node, access, auth, known};
 use crate::guest::GuestConfig;
 
 /// Why a configuration was refused.
@@ -33,12 +33,14 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     section::<Cache>("cache", &file)?;
     section::<GuestConfig>("guest", &file)?;
     section::<Keys>("keys", &file)?;
+    access::known(&file)?;
+    auth::known(&file)?;
     // From the text again, so that an error of type shows the line.
     Ok(toml::from_str(text)?)
 }
 
 /// Checks the keys of `[name]`, or of each `[[name]]`. A section of another type is left to the typed reading.
-fn section<'de, T: serde::Deserialize<'de>>(name: &str, file: &toml::Table) -> Result<(), ConfigError> {
+pub(super) fn section<'de, T: serde::Deserialize<'de>>(name: &str, file: &toml::Table) -> Result<(), ConfigError> {
     match file.get(name) {
         Some(toml::Value::Table(table)) => known::check::<T>(&format!("{name}."), table),
         Some(toml::Value::Array(list)) => {

@@ -22,6 +22,7 @@ use super::{
     events::Events,
     generation::{self, Generation},
     now_ms,
+    permit::Work,
 };
 use crate::{
     error::Error,
@@ -49,7 +50,7 @@ impl Executor {
             return Err(Error::Plan(format!("this host does not speak the dialect '{}'", rendering.dialect)));
         }
         let mut head = HeaderMap::with_capacity(8);
-        let look_up = match &plan.cache {
+        let mut look_up = match &plan.cache {
             None => LookUp { outcome: CacheOutcome::None, hit: None, tape: None },
             Some(cache) => {
                 let look_up = self.shared.cache.look_up(cache);
@@ -72,6 +73,15 @@ impl Executor {
             include_usage: rendering.include_usage,
         });
         add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        let work = if look_up.hit.is_some() { Work::Answer } else { Work::Generation };
+        if let Some(permit) = self.admit(&mut plan, work, &arrival.id, self.shared.deadline).await? {
+            add(&mut head, permit.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+            if permit.lowered {
+                // Others may be able to pay for the whole answer.
+                look_up.tape = None;
+            }
+            entry.tally.meter(permit);
+        }
         let job = Job {
             executor: self.clone(),
             request_id: arrival.id.clone(),
@@ -205,7 +215,7 @@ async fn collect(events: &mut Events, renderer: &mut Renderer) -> Result<Bytes, 
 /// What a kept answer says of itself.
 fn tell(tally: &Tally, event: &Event) {
     match &event.kind {
-        Some(Kind::Started(started)) => tally.started(&started.node, started.prompt_tokens),
+        Some(Kind::Started(started)) => tally.started(&started.node, started.prompt_tokens, started.cached_tokens),
         Some(Kind::Usage(usage)) => tally.used(usage),
         _ => {}
     }

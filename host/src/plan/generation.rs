@@ -47,7 +47,7 @@ impl Generation {
         metrics: Arc<Metrics>,
     ) -> Self {
         if let Some(Kind::Started(started)) = &first.kind {
-            tally.started(&started.node, started.prompt_tokens);
+            tally.started(&started.node, started.prompt_tokens, started.cached_tokens);
         }
         let deadline = Box::pin(sleep_until(deadline.into()));
         Self { first: Some(first), wire: Some(wire), deadline, received, spoke: false, tape, tally, metrics }
@@ -55,6 +55,9 @@ impl Generation {
 
     /// Learns from an event on its way out; after the last one the call is let go.
     fn note(&mut self, event: &Event, cx: &mut Context<'_>) {
+        if let Some(Kind::Delta(delta)) = &event.kind {
+            self.tally.spoke(delta.token_ids.len() as u32);
+        }
         match &event.kind {
             Some(Kind::Delta(_)) if !self.spoke => {
                 self.spoke = true;
