@@ -3,6 +3,8 @@
 //! A request walks [`door`] -> [`guest`] -> [`plan`] -> [`fleet`] and back; no room calls one to its left. [`edge`] puts
 //! the rooms together.
 
+pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -15,4 +17,5 @@ pub mod knowledge;
 pub mod plan;
 pub mod store;
 pub mod telemetry;
+pub mod tokens;
 pub mod upstream;

@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use littoral_core::{
@@ -14,7 +15,13 @@ use littoral_core::{
     key::KeyRecord,
 };
 
-use crate::{artefact, client::Client, metrics::Metrics, process::Process};
+use crate::{
+    artefact,
+    client::Client,
+    eventually,
+    metrics::Metrics,
+    process::{self, Process},
+};
 
 /// An edge that is about to be started.
 pub struct Setup {
@@ -32,6 +39,8 @@ pub struct Edge {
     metrics: SocketAddr,
     pub keys: Keys,
     keys_file: PathBuf,
+    /// `store.url`
+    pub store: String,
 }
 
 /// One key each.
@@ -105,6 +114,7 @@ impl Setup {
             ("edge", "listen", "'127.0.0.1:0'".to_string()),
             ("edge", "metrics", "'127.0.0.1:0'".into()),
             ("guest", "dir", format!("'{}'", artefact::guests().display())),
+            ("store", "url", format!("'{}'", self.dir.join("littoral.db").display())),
             ("keys", "file", format!("'{}'", self.dir.join("keys.json").display())),
         ];
         let mut sections = self.sections.clone();
@@ -130,10 +140,33 @@ impl Setup {
 
     pub fn start(self) -> Edge {
         let (command, keys) = self.command();
+        let named = self.sections.get("store").and_then(|lines| lines.lines().find_map(|l| l.strip_prefix("url = ")));
+        let store = named
+            .map_or_else(|| self.dir.join("littoral.db").display().to_string(), |url| url.trim_matches('\'').into());
         let process = Process::start("edge", command);
         let (http, metrics) = (process.address("http"), process.address("metrics"));
         let keys_file = self.dir.join("keys.json");
-        Edge { process, http, metrics, keys, keys_file }
+        Edge { process, http, metrics, keys, keys_file, store }
+    }
+}
+
+impl Edge {
+    /// Runs `littoral key ...` on this edge's store; what it said.
+    pub fn key(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(artefact::binary("littoral"));
+        command.arg("key").args(arguments).args(["--store", &self.store]);
+        let ended = process::run("key", command, Duration::from_secs(20));
+        assert!(ended.status.success(), "{}", ended.said);
+        ended.said.trim().to_string()
+    }
+
+    /// A client with a new key of tenant `acme`, once the edge knows it.
+    pub async fn client_with(&self, arguments: &[&str]) -> Client {
+        let key = self.key(&[&["create", "--tenant", "acme", "--user", "ada"], arguments].concat());
+        let client = Client::new(self.http).with_key(&key);
+        let known = async || client.get("/v1/models").await.status != 401;
+        eventually("the new key", Duration::from_secs(5), known).await;
+        client
     }
 }
 

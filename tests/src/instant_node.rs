@@ -267,6 +267,12 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     server.serve_with_incoming(incoming).await.expect("the node serves until it is dropped");
 }
 
+/// `max_tokens` of a canonical request: no node goes beyond it.
+fn max_tokens(request: &[u8]) -> Option<u32> {
+    let request: serde_json::Value = serde_json::from_slice(request).ok()?;
+    u32::try_from(request["max_tokens"].as_u64()?).ok()
+}
+
 struct Scripted(Arc<Shared>);
 
 #[tonic::async_trait]
@@ -277,7 +283,10 @@ impl node_server::Node for Scripted {
         let shared = self.0.clone();
         shared.counts.asked.fetch_add(1, Relaxed);
         let request = request.into_inner();
-        let script = lock(&shared.script).clone();
+        let mut script = lock(&shared.script).clone();
+        if let Some(most) = max_tokens(&request.request).filter(|most| *most < script.tokens) {
+            script = Arc::new(Script { tokens: most, ..(*script).clone() });
+        }
         let seed = request.seed.unwrap_or(1);
         let sent = request.resume_from.iter().map(|resume| resume.token_ids.len() as u32).sum();
         *lock(&shared.last) = Some(request);

@@ -1,68 +1,86 @@
-//! A real redis-server of the test's own, and the few commands tests send it.
+//! Real Redis servers, Debian's `redis-server`, and the few commands tests send them.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
 
 use crate::artefact;
 
-/// A running redis-server, or a place where one was.
+/// A running server, or a place where one was. It ends when dropped.
 pub struct Redis {
-    address: SocketAddr,
-    child: Option<Child>,
+    port: u16,
+    dir: PathBuf,
+    arguments: Vec<String>,
+    child: Mutex<Option<Child>>,
 }
 
 impl Redis {
-    /// A server on a free port, with nothing in it. Debian's package is redis-server.
+    /// A server that keeps nothing on disk.
     pub fn start() -> Self {
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-        let mut redis = Self { address: free.expect("there is a free port"), child: None };
-        redis.again();
+        Self::with(&["--save", "", "--appendonly", "no"])
+    }
+
+    /// A server that keeps every write, so that it may be killed and started again.
+    pub fn lasting() -> Self {
+        Self::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    fn with(arguments: &[&str]) -> Self {
+        let port = free_port();
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let redis = Self { port, dir: artefact::scratch("redis"), arguments, child: Mutex::default() };
+        redis.start_again();
         redis
     }
 
-    pub fn url(&self) -> String {
-        format!("redis://{}", self.address)
-    }
-
-    /// Starts it at the same address, with nothing in it.
-    pub fn again(&mut self) {
-        let dir = artefact::scratch("redis");
+    /// Starts the server where it was, with what it kept.
+    pub fn start_again(&self) {
         let mut command = Command::new("redis-server");
-        command
-            .args(["--port", &self.address.port().to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
-            .arg(&dir);
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        self.child = Some(command.spawn().expect("redis-server is there (on Debian: apt-get install redis-server)"));
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(&self.dir);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|e| panic!("redis-server (`apt-get install redis-server`): {e}"));
+        *self.child() = Some(child);
         let began = Instant::now();
-        while TcpStream::connect(self.address).is_err() {
-            assert!(began.elapsed() < Duration::from_secs(10), "redis-server did not start");
-            std::thread::sleep(Duration::from_millis(20));
+        while TcpStream::connect(self.address()).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "redis-server does not listen at {}", self.address());
+            thread::sleep(Duration::from_millis(10));
         }
     }
 
-    /// Ends as a process ends that is killed.
-    pub fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().expect("the server can be killed");
-            child.wait().expect("a killed process ends");
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address())
+    }
+
+    /// Ends it without a warning.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child().take() {
+            let _ = child.kill();
+            let _ = child.wait();
         }
     }
 
-    /// Stops it without closing its connections, or lets it go on.
-    pub fn freeze(&self, frozen: bool) {
-        let pid = self.child.as_ref().expect("the server runs").id() as i32;
-        // SAFETY: kill takes plain numbers; the process is a child that has not been waited for.
-        let sent = unsafe { libc::kill(pid, if frozen { libc::SIGSTOP } else { libc::SIGCONT }) };
-        assert_eq!(sent, 0);
+    /// Stops it, so that it takes connections and answers nothing, or lets it go on.
+    pub fn pause(&self, stopped: bool) {
+        if let Some(child) = self.child().as_ref() {
+            let signal = if stopped { libc::SIGSTOP } else { libc::SIGCONT };
+            // SAFETY: kill touches no memory; the child has not been waited for, so the id is still its own.
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+        }
     }
 
-    /// The raw first line of the answer, and of a bulk string its bytes.
+    /// The raw first line of the answer to a command, and of a bulk string its bytes.
     pub fn command(&self, words: &[&[u8]]) -> String {
-        let mut stream = TcpStream::connect(self.address).expect("the server listens");
+        let mut stream = TcpStream::connect(self.address()).expect("the server listens");
         let mut request = format!("*{}\r\n", words.len()).into_bytes();
         for word in words {
             request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -87,10 +105,20 @@ impl Redis {
         let found = self.command(&[b"EVAL", script, b"0", pattern.as_bytes()]);
         found.lines().filter(|line| line.starts_with("littoral")).map(String::from).collect()
     }
+
+    fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Drop for Redis {
     fn drop(&mut self) {
+        self.pause(false);
         self.kill();
     }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the system gives a port");
+    listener.local_addr().expect("a bound listener has an address").port()
 }

@@ -106,7 +106,7 @@ fn a_kept_answer_is_quick() {
     let redis = Redis::start();
     // No memory of its own: every answer comes from Redis.
     let setup = Edge::to(&[node.address()]).with("cache", "max_bytes = 0");
-    let shared = kept(setup.with("redis", &format!("urls = ['{}']", redis.url())));
+    let shared = kept(setup.with("store", &format!("answers = '{}'", redis.url())));
     let (from_redis, _) = measure("from Redis every time", shared.http, Some(&shared.keys.acme));
 
     if let Some((_nginx, address)) = Nginx::start(1200) {

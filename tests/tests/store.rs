@@ -28,7 +28,8 @@ fn ask(prompt: &str, stream: bool) -> Value {
 
 fn edge(node: &InstantNode, url: &str) -> Edge {
     // Longer than a stall of a busy machine.
-    Edge::to(&[node.address()]).with("redis", &format!("urls = ['{url}']")).with("redis", "timeout_ms = 100").start()
+    let section = format!("answers = '{url}'\nanswers_timeout_ms = 100");
+    Edge::to(&[node.address()]).with("store", &section).start()
 }
 
 /// An edge with the keys of another: the same key's answers are the same answers.
@@ -58,7 +59,7 @@ async fn said(client: &Client, prompt: &str) -> String {
 
 fn purge(redis: &Redis, which: &[&str]) {
     let mut command = Command::new(artefact::binary("littoral"));
-    let done = command.args(["cache", "purge", "--redis", &redis.url()]).args(which).output().unwrap();
+    let done = command.args(["cache", "purge", "--store", &redis.url()]).args(which).output().unwrap();
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
 }
 
@@ -217,10 +218,10 @@ async fn an_edge_that_dies_hands_its_generation_on() {
 
 #[tokio::test]
 async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
-    let (node, mut redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
     let (one, two, first, second) = twin(&node, &redis.url());
     assert_eq!(said(&first, "warm").await, "miss");
-    redis.freeze(true);
+    redis.pause(true);
     let mut slowest = Duration::ZERO;
     for i in 0..20 {
         let began = Instant::now();
@@ -230,13 +231,13 @@ async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
     }
     assert!(slowest < Duration::from_millis(1000), "{slowest:?}");
     assert_eq!(one.metrics().await.get("littoral_store_left_alone"), 1.0);
-    redis.freeze(false);
+    redis.pause(false);
     redis.kill();
     for i in 0..20 {
         assert_eq!(said(&second, &format!("dead {i}")).await, "miss");
         assert_eq!(said(&second, &format!("dead {i}")).await, "hit");
     }
-    redis.again();
+    redis.start_again();
     let back = async || {
         let _ = said(&second, &format!("back {}", rand_word())).await;
         two.metrics().await.get("littoral_store_left_alone") == 0.0

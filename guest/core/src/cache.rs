@@ -12,7 +12,7 @@ use crate::{
     CachePlan, Call, Knowledge, Model, Step, cache_mode,
     chat::{self, ChatRequest},
     denial::internal,
-    fact, fact_kind,
+    extra, extra_name, fact, fact_kind,
     key::hex,
     retrieval,
     route::Endpoint,
@@ -61,8 +61,6 @@ pub mod route {
     pub const ALL: [&str; 2] = [CHAT, RETRIEVAL];
 }
 
-/// Name in [`crate::Plan::extra`] under which the authentication hands on a key's [`Rules`], as JSON.
-pub const KEY_RULES: &str = "cache-rules";
 /// How tags begin that only this module gives.
 const OWN_TAGS: [&str; 2] = ["model:", "knowledge:"];
 /// Most tags a request may give its answer, and the longest of them, bytes.
@@ -148,8 +146,7 @@ fn fill(call: &mut Call, wish: Wish, tags: Vec<String>, key: impl FnOnce() -> St
 
 /// The rules of the key that opened the door, if it has any.
 fn key_rules(call: &Call) -> Rules {
-    let given = call.draft.extra.iter().find(|(name, _)| name == KEY_RULES);
-    given.and_then(|(_, json)| serde_json::from_str(json).ok()).unwrap_or_default()
+    extra(&call.draft, extra_name::CACHE_RULES).unwrap_or_default()
 }
 
 /// What the client's `cache-control` says (RFC 9111, section 5.2.1); directives that are not known are passed over.
@@ -255,9 +252,9 @@ mod tests {
         assert_eq!(config.rules("chat", key), (Policy::Off, 7));
         let mut call = Call::default();
         assert_eq!(key_rules(&call), Rules::default());
-        call.draft.extra = vec![(KEY_RULES.into(), serde_json::to_string(&key).unwrap())];
+        call.draft.extra = vec![(extra_name::CACHE_RULES.into(), serde_json::to_string(&key).unwrap())];
         assert_eq!(key_rules(&call), key);
-        call.draft.extra = vec![(KEY_RULES.into(), "{".into())];
+        call.draft.extra = vec![(extra_name::CACHE_RULES.into(), "{".into())];
         assert_eq!(key_rules(&call), Rules::default());
     }
 

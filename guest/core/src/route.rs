@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Body, Call, Knowledge, Outcome, Reply, chat,
-    denial::{method_not_allowed, not_found, unavailable, unknown_model},
-    fact_kind, operation, retrieval,
+    Body, Call, Knowledge, Outcome, Reply, Want, chat,
+    denial::{internal, method_not_allowed, not_found, unavailable, unknown_model},
+    extra_name, fact_kind, operation, retrieval,
+    step_up::Proof,
 };
 
 /// How many nodes a plan names: the first choice and those that may take over.
@@ -20,6 +21,10 @@ pub enum Endpoint {
     Models,
     /// `POST /retrieval`
     Retrieval,
+    /// `POST /oauth/token`
+    Token,
+    /// `POST /auth/step-up`
+    StepUp,
 }
 
 impl Endpoint {
@@ -29,13 +34,15 @@ impl Endpoint {
             "/chat/completions" => Some(Self::Chat),
             "/models" => Some(Self::Models),
             "/retrieval" => Some(Self::Retrieval),
+            "/oauth/token" => Some(Self::Token),
+            "/auth/step-up" => Some(Self::StepUp),
             _ => None,
         }
     }
 
     fn method(self) -> &'static str {
         match self {
-            Self::Chat | Self::Retrieval => "POST",
+            Self::Chat | Self::Retrieval | Self::Token | Self::StepUp => "POST",
             Self::Models => "GET",
         }
     }
@@ -59,6 +66,23 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
                 return outcome;
             }
             Body::Service(operation::RETRIEVAL.into(), String::new())
+        }
+        Endpoint::Token => {
+            let grant = call.draft.extra.iter().find(|(name, _)| name == extra_name::GRANT);
+            let Some((_, grant)) = grant.cloned() else {
+                return internal("no policy layer let a client in").into();
+            };
+            call.draft.operation = operation::OAUTH_TOKEN.into();
+            Body::Service(operation::OAUTH_TOKEN.into(), grant)
+        }
+        Endpoint::StepUp => {
+            let Some(body) = call.body.as_deref() else { return Outcome::Need(vec![Want::Body]) };
+            let proof = match Proof::read(body) {
+                Ok(proof) => serde_json::to_string(&proof).expect("strings always serialise"),
+                Err(denial) => return denial.into(),
+            };
+            call.draft.operation = operation::STEP_UP.into();
+            Body::Service(operation::STEP_UP.into(), proof)
         }
         Endpoint::Chat => {
             if let Err(outcome) = chat::draft(&mut call) {

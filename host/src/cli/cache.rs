@@ -1,6 +1,6 @@
 //! `littoral cache`: what edges keep for each other.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
 use clap::{ArgGroup, Subcommand};
@@ -32,35 +32,38 @@ pub enum Cache {
         /// Every answer.
         #[arg(long, conflicts_with_all = ["model", "tenant", "tag", "tag_prefix"])]
         all: bool,
-        /// The edges' configuration, for its section [redis].
+        /// The edges' configuration, for its section [store].
         #[arg(long, env = "LITTORAL_CONFIG")]
         config: Option<PathBuf>,
-        /// The Redis, instead of the configuration's.
-        #[arg(long, value_name = "URL", env = "LITTORAL_REDIS")]
-        redis: Option<String>,
+        /// The Redis that edges share answers in, instead of the configuration's.
+        #[arg(long, value_name = "URL", env = "LITTORAL_STORE")]
+        store: Option<String>,
     },
 }
 
 impl Cache {
     pub fn run(self) -> anyhow::Result<()> {
-        let Self::Purge { model, tenant, tag, tag_prefix, all: _, config, redis } = self;
-        let mut settings = match &config {
-            None => config::Redis::default(),
-            Some(path) => config::read(path).with_context(|| format!("the configuration {}", path.display()))?.redis,
+        let Self::Purge { model, tenant, tag, tag_prefix, all: _, config, store } = self;
+        let mut config = match &config {
+            None => config::Config::default(),
+            Some(path) => config::read(path).with_context(|| format!("the configuration {}", path.display()))?,
         };
-        if let Some(url) = redis {
-            settings.urls = vec![url];
+        if let Some(url) = store {
+            config.store.answers = Some(url);
         }
+        config.check()?;
+        let mut settings = config.store;
         // A person waits longer than a request.
-        settings.timeout_ms = settings.timeout_ms.max(5_000);
-        let Some(server) = Server::new(&settings).context("the section [redis]")? else {
+        settings.answers_timeout_ms = settings.answers_timeout_ms.max(5_000);
+        let Some(address) = settings.shares() else {
             bail!(
-                "no Redis is named: give --redis URL, or --config with a section [redis]; an edge without one keeps its answers to itself until it is restarted"
+                "no Redis is named: give --store URL, or --config whose section [store] names one; an edge without one keeps its answers to itself until it is restarted"
             )
         };
+        let link = Link::new(Arc::new(Server::new(address, &settings)));
         let purge = Which { model, tenant, tag, tag_prefix };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let number = runtime.block_on(publish(&Link::new(server), &purge)).context("the purge was not published")?;
+        let number = runtime.block_on(publish(&link, &purge)).context("the purge was not published")?;
         println!("purge {number}");
         Ok(())
     }

@@ -1,11 +1,16 @@
 //! The command line.
 
+mod admin;
 mod ask;
+mod audit;
 mod cache;
 mod chat;
 mod key;
 mod models;
 mod serve;
+mod store;
+mod token;
+mod user;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -35,6 +40,18 @@ enum Command {
     /// Manages API keys.
     #[command(subcommand)]
     Key(key::Key),
+    /// Mints and revokes access tokens.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Manages second factors.
+    #[command(subcommand)]
+    User(user::User),
+    /// Manages the admin listener.
+    #[command(subcommand)]
+    Admin(admin::Admin),
+    /// Checks and searches the audit log.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Prints completions for a shell: `source <(littoral completions bash)`.
     Completions { shell: Shell },
 }
@@ -48,6 +65,10 @@ impl Cli {
             Command::Cache(cache) => cache.run(),
             Command::Chat(chat) => chat.run(),
             Command::Key(key) => key.run(),
+            Command::Token(token) => token.run(),
+            Command::User(user) => user.run(),
+            Command::Admin(admin) => admin.run(),
+            Command::Audit(audit) => audit.run(),
             Command::Models(models) => models.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "littoral", &mut std::io::stdout());

@@ -2,23 +2,30 @@
 //!
 //! [`read`] refuses what it does not know; [`Config::check`] refuses what cannot work. Both name the key.
 
+mod access;
+mod auth;
 mod fleet;
 mod known;
 mod node;
 mod read;
-mod redis;
 mod retrieval;
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use littoral_core::cache::{CacheConfig, Policy, Rules, route};
+use ipnet::IpNet;
+use littoral_core::{
+    address::ForwardedBy,
+    cache::{CacheConfig, Policy, Rules, route},
+    limits::{Prices, TenantPolicy},
+};
 use serde::Deserialize;
 
 use crate::guest::GuestConfig;
+pub use access::{Admin, Audit, OnFull, OnLoss, Store};
+pub use auth::{Auth, Issuer, Jwks, LONGEST_TOKEN_S, Token};
 pub use fleet::Fleet;
 pub use node::{Kind, Node};
 pub use read::{ConfigError, nodes, parse, read};
-pub use redis::Redis;
 pub use retrieval::Retrieval;
 
 /// The largest `edge.max_body_bytes`: what the wire to the nodes carries (see [`littoral_proto::MAX_MESSAGE_BYTES`]).
@@ -33,10 +40,18 @@ pub struct Config {
     pub node: Vec<Node>,
     pub fleet: Fleet,
     pub cache: Cache,
-    pub redis: Redis,
     pub retrieval: Retrieval,
     pub guest: GuestConfig,
     pub keys: Keys,
+    pub store: Store,
+    pub audit: Audit,
+    pub auth: Auth,
+    pub token: Token,
+    pub admin: Admin,
+    /// Limits of tenants, `[tenant.NAME]`; `*` is every other's.
+    pub tenant: BTreeMap<String, TenantPolicy>,
+    /// Prices of models, `[price.MODEL]`; `*` is every other's.
+    pub price: Prices,
 }
 
 impl Default for Config {
@@ -46,10 +61,16 @@ impl Default for Config {
             node: vec![Node::at("127.0.0.1:7433")],
             fleet: Fleet::default(),
             cache: Cache::default(),
-            redis: Redis::default(),
             retrieval: Retrieval::default(),
             guest: GuestConfig::default(),
             keys: Keys::default(),
+            store: Store::default(),
+            audit: Audit::default(),
+            auth: Auth::default(),
+            token: Token::default(),
+            admin: Admin::default(),
+            tenant: BTreeMap::new(),
+            price: Prices::new(),
         }
     }
 }
@@ -64,6 +85,12 @@ pub struct Edge {
     pub metrics: SocketAddr,
     /// Threads, each with a listener, guests and connections of its own; by default one a core.
     pub workers: Option<usize>,
+    /// Networks of the proxies whose word on a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they name it: `x-forwarded-for` or `forwarded`.
+    pub forwarded_by: ForwardedBy,
+    /// Whether their connections begin with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
     /// Longest a request may take when its plan sets no deadline, milliseconds.
@@ -84,6 +111,9 @@ impl Default for Edge {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: SocketAddr::from(([127, 0, 0, 1], 8081)),
             workers: None,
+            trusted_proxies: Vec::new(),
+            forwarded_by: ForwardedBy::default(),
+            proxy_protocol: false,
             max_body_bytes: 8 << 20,
             deadline_ms: 10 * 60 * 1000,
             header_timeout_ms: 60_000,
@@ -136,11 +166,18 @@ impl Cache {
     }
 }
 
+impl Config {
+    /// Whose tokens are taken, as the JSON the guests read.
+    pub fn issuers_for_guests(&self) -> Vec<u8> {
+        serde_json::to_vec(&auth::for_guests(&self.auth, &self.token)).expect("strings and numbers always serialise")
+    }
+}
+
 /// API keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
-    /// JSON list of key records, written by `littoral key create` and read again when it changes.
+    /// JSON list of further key records, beside those of the store; read again when it changes. It need not exist.
     pub file: PathBuf,
 }
 
@@ -173,8 +210,13 @@ impl Config {
             return refuse(&format!("cache.routes.{name}"), format!("there is no such route (known: {known})"));
         }
         self.fleet.check()?;
-        self.redis.check()?;
         self.retrieval.check()?;
+        if self.edge.proxy_protocol && self.edge.trusted_proxies.is_empty() {
+            let message = "needs edge.trusted_proxies: who else would be believed?".into();
+            return refuse("edge.proxy_protocol", message);
+        }
+        access::check(self)?;
+        auth::check(&self.auth, &self.token)?;
         if self.node.is_empty() && !self.fleet.discovers() {
             return refuse("node", "no node is named; add [[node]] with its address, or --node HOST:PORT".into());
         }
@@ -227,11 +269,11 @@ mod tests {
             ("[[node]]\naddress = 'a:1'\n[[node]]\naddress = 'a:1'", "node[1].address"),
             ("node = []", "node"),
             ("[retrieval]\nurl = 'a:1'", "retrieval.url"),
-            ("[redis]\nurls = ['http://a']", "redis.urls[0]"),
             ("[fleet]\ndns = ['nodes']", "fleet.dns"),
             ("[fleet]\nload_factor = 0.5", "fleet.load_factor"),
             ("[fleet]\nbreaker_max_ms = 1", "fleet.breaker_max_ms"),
             ("[cache.routes.chta]\npolicy = 'off'", "cache.routes.chta"),
+            ("[edge]\nproxy_protocol = true", "edge.proxy_protocol"),
         ];
         for (text, expected) in cases {
             match parse(text).and_then(|config| config.check()) {

@@ -4,7 +4,7 @@ use std::{io, path::Path};
 
 use serde::Deserialize;
 
-use super::{Cache, Config, Edge, Fleet, Keys, Node, Redis, Retrieval, check_nodes, known};
+use super::{Cache, Config, Edge, Fleet, Keys, Node, Retrieval, access, auth, check_nodes, known};
 use crate::guest::GuestConfig;
 
 /// Why a configuration was refused.
@@ -34,10 +34,11 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     section::<Node>("node", &file)?;
     section::<Fleet>("fleet", &file)?;
     section::<Cache>("cache", &file)?;
-    section::<Redis>("redis", &file)?;
     section::<Retrieval>("retrieval", &file)?;
     section::<GuestConfig>("guest", &file)?;
     section::<Keys>("keys", &file)?;
+    access::known(&file)?;
+    auth::known(&file)?;
     // From the text again, so that an error of type shows the line.
     Ok(toml::from_str(text)?)
 }
@@ -59,7 +60,7 @@ pub fn nodes(text: &str) -> Result<Vec<Node>, ConfigError> {
 }
 
 /// Checks the keys of `[name]`, or of each `[[name]]`. A section of another type is left to the typed reading.
-fn section<'de, T: serde::Deserialize<'de>>(name: &str, file: &toml::Table) -> Result<(), ConfigError> {
+pub(super) fn section<'de, T: serde::Deserialize<'de>>(name: &str, file: &toml::Table) -> Result<(), ConfigError> {
     match file.get(name) {
         Some(toml::Value::Table(table)) => known::check::<T>(&format!("{name}."), table),
         Some(toml::Value::Array(list)) => {

@@ -23,12 +23,13 @@ use tokio::{
 use super::{
     Answer, Arrival, CACHE, Executor, JSON, NODE, ROUTE, add,
     body::{Flow, KEEP_ALIVE_EVERY},
-    cache::{Found, LookUp},
+    cache::{AnswerCache, Found, LookUp},
     deadline,
     dispatch::{Ask, Dispatch},
     events::Events,
     generation::Generation,
     now_ms,
+    permit::{Permit, Take},
     progress::Progress,
 };
 use crate::{
@@ -57,21 +58,8 @@ impl Executor {
             return Err(Error::Plan(format!("this host does not speak the dialect '{}'", rendering.dialect)));
         }
         let mut head = HeaderMap::with_capacity(8);
-        let look_up = match &plan.cache {
-            None => LookUp::none(),
-            Some(cache) => {
-                let look_up = self.look_up(cache).await;
-                head.insert(CACHE, cache_header(&look_up, &cache.reason));
-                look_up
-            }
-        };
-        entry.cache = look_up.outcome;
-        match look_up.outcome {
-            CacheOutcome::Hit => self.shared.metrics.cache_hits.increment(1),
-            CacheOutcome::Miss => self.shared.metrics.cache_misses.increment(1),
-            CacheOutcome::Coalesced => self.shared.metrics.cache_coalesced.increment(1),
-            CacheOutcome::Bypass | CacheOutcome::None => {}
-        }
+        let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
+        let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
         let mut renderer = Renderer::new(Head {
             id: format!("chatcmpl-{:024x}", rand::random::<u128>() >> 32),
             created: now_ms() / 1000,
@@ -85,13 +73,13 @@ impl Executor {
             executor: self.clone(),
             request_id: arrival.id.clone(),
             received: arrival.received,
-            deadline: deadline(arrival.received, plan.deadline_ms, self.shared.deadline),
+            deadline: due,
             tally: entry.tally.clone(),
             model: rendering.model,
             plan,
         };
         if !rendering.stream {
-            let mut events = job.events(look_up.found).await?;
+            let mut events = job.events(found).await?;
             let document = collect(&mut events, &mut renderer).await?;
             name_node(&mut head, &entry.tally);
             head.entry(CONTENT_TYPE).or_insert(JSON);
@@ -103,7 +91,7 @@ impl Executor {
         head.entry(CACHE_CONTROL).or_insert(NO_CACHE);
         // The head waits for the first event, so that a failure before it keeps its status; but not for ever, because
         // clients give up on a silent connection.
-        let mut opening: Opening = Box::pin(job.events(look_up.found));
+        let mut opening: Opening = Box::pin(job.events(found));
         match timeout(KEEP_ALIVE_EVERY, &mut opening).await {
             Ok(events) => {
                 let events = events?;
@@ -112,6 +100,62 @@ impl Executor {
             }
             Err(_) => Ok(Answer::Stream(head, Flow::opening(opening, renderer))),
         }
+    }
+
+    /// Charges the request, looks its answer up or joins the generation of another one, and reserves what a generation
+    /// of its own may use.
+    pub(super) async fn find(
+        &self,
+        plan: &mut Plan,
+        (arrival, due): (&Arrival, Instant),
+        head: &mut HeaderMap,
+        entry: &mut Entry,
+    ) -> Result<Found, Error> {
+        let looks = plan.cache.as_ref().is_some_and(AnswerCache::looks);
+        if looks {
+            self.take(plan, Take::Request, arrival, head).await?;
+        }
+        let look_up = match &plan.cache {
+            None => LookUp::none(),
+            Some(cache) => {
+                let looking = timeout_at(due.into(), self.look_up_or_join(cache));
+                let look_up = looking.await.map_err(|_| Error::Deadline)?;
+                head.insert(CACHE, cache_header(&look_up, &cache.reason));
+                look_up
+            }
+        };
+        entry.cache = look_up.outcome;
+        match look_up.outcome {
+            CacheOutcome::Hit => self.shared.metrics.cache_hits.increment(1),
+            CacheOutcome::Miss => self.shared.metrics.cache_misses.increment(1),
+            CacheOutcome::Coalesced => self.shared.metrics.cache_coalesced.increment(1),
+            CacheOutcome::Bypass | CacheOutcome::None => {}
+        }
+        if matches!(look_up.found, Found::Kept(_) | Found::Joined(_)) {
+            return Ok(look_up.found);
+        }
+        // When this fails, who joined meanwhile looks for another.
+        let rest = if looks { Take::Generation } else { Take::All };
+        let Some(permit) = self.take(plan, rest, arrival, head).await? else { return Ok(look_up.found) };
+        // Others may be able to pay for the whole answer.
+        let found = if permit.lowered { Found::Alone } else { look_up.found };
+        entry.tally.meter(permit);
+        Ok(found)
+    }
+
+    /// Takes charges, and tells the client of its rates.
+    async fn take(
+        &self,
+        plan: &mut Plan,
+        take: Take,
+        arrival: &Arrival,
+        head: &mut HeaderMap,
+    ) -> Result<Option<Arc<Permit>>, Error> {
+        let permit = self.admit(plan, take, &arrival.id, self.shared.deadline).await?;
+        if let Some(permit) = &permit {
+            add(head, permit.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        }
+        Ok(permit)
     }
 
     fn fingerprint(&self, model: &str) -> String {
@@ -155,6 +199,13 @@ impl Job {
             Found::Alone => Events::Generation(Box::new(self.open(Progress::default()).await?)),
         };
         Ok(events.through(&filters, &executor.guests)?)
+    }
+
+    /// Another edge flies, and the request that started its generation there pays: gives back what was reserved here. Who
+    /// is told of the events, and when its request came.
+    pub(super) fn follows(&self) -> (Arc<Tally>, Instant) {
+        self.tally.release();
+        (self.tally.clone(), self.received)
     }
 
     /// Has a node begin the answer, or go on from where it has come.

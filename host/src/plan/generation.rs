@@ -54,7 +54,7 @@ impl Generation {
     pub fn new(opened: Opened, dispatch: Dispatch, progress: Progress) -> Self {
         let Opened { first, wire, lease } = opened;
         if let Some(Kind::Started(started)) = first.front().and_then(|event| event.kind.as_ref()) {
-            dispatch.tally.started(&started.node, started.prompt_tokens);
+            dispatch.tally.started(&started.node, started.prompt_tokens, started.cached_tokens);
         }
         let deadline = Box::pin(sleep_until(dispatch.deadline.into()));
         let received = dispatch.received;
@@ -66,6 +66,11 @@ impl Generation {
     /// Learns from an event on its way out; after the last one the call is let go.
     fn note(&mut self, event: &mut Event, cx: &mut Context<'_>) {
         let Some(dispatch) = &self.dispatch else { return };
+        if let Some(Kind::Delta(delta)) = &event.kind {
+            // A part without ids is a token with most servers.
+            let unnumbered = u32::from(self.progress.tokens() == 0 && delta.part.is_some());
+            dispatch.tally.spoke((delta.token_ids.len() as u32).max(unnumbered));
+        }
         match &mut event.kind {
             Some(Kind::Delta(_)) if self.spoke.is_none() => {
                 self.spoke = Some(Instant::now());

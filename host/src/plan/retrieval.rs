@@ -14,16 +14,11 @@ use littoral_proto::v1::{self, Delta, Event, Started, Usage, delta::Part, event:
 use serde::{Deserialize, de::IgnoredAny};
 use tokio::{task::spawn_local, time::timeout_at};
 
-use super::{
-    Answer, Arrival, CACHE, Executor, JSON, add,
-    cache::{Found, LookUp},
-    deadline,
-    generate::cache_header,
-};
+use super::{Answer, Arrival, Executor, JSON, add, cache::Found, deadline};
 use crate::{
     config::Node,
     error::Error,
-    telemetry::{CacheOutcome, Entry},
+    telemetry::Entry,
     upstream::{Http, document},
 };
 
@@ -32,36 +27,24 @@ impl Executor {
     pub(super) async fn retrieve(
         self: &Rc<Self>,
         headers: Pairs,
-        plan: Plan,
+        mut plan: Plan,
         arrival: &Arrival,
         entry: &mut Entry,
     ) -> Result<Answer, Error> {
         let Some(upstream) = self.shared.retrieval.clone() else {
             return Err(not_found("/retrieval").into());
         };
-        let look_up = match &plan.cache {
-            None => LookUp::none(),
-            Some(cache) => self.look_up(cache).await,
-        };
+        let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
         let mut head = HeaderMap::with_capacity(4);
-        let reason = plan.cache.as_ref().map_or("", |cache| &cache.reason);
-        head.insert(CACHE, cache_header(&look_up, reason));
-        entry.cache = look_up.outcome;
-        match look_up.outcome {
-            CacheOutcome::Hit => self.shared.metrics.cache_hits.increment(1),
-            CacheOutcome::Miss => self.shared.metrics.cache_misses.increment(1),
-            CacheOutcome::Coalesced => self.shared.metrics.cache_coalesced.increment(1),
-            CacheOutcome::Bypass | CacheOutcome::None => {}
-        }
+        let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
         let ask = Ask {
             http: self.nodes.http(upstream.path)?,
             upstream,
             request: plan.request.into(),
             id: arrival.id.clone(),
         };
-        let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
-        let found = async {
-            match look_up.found {
+        let finding = async {
+            match found {
                 Found::Kept(answer) => text(answer.events.iter().cloned()),
                 Found::Alone => ask.send().await,
                 Found::Joined(mut listener) => {
@@ -80,7 +63,7 @@ impl Executor {
                 }
             }
         };
-        let document = timeout_at(due.into(), found).await.map_err(|_| Error::Deadline)??;
+        let document = timeout_at(due.into(), finding).await.map_err(|_| Error::Deadline)??;
         add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         head.entry(CONTENT_TYPE).or_insert(JSON);
         let mut response = Response::new(Bytes::from(document));

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use littoral_core::{Call, Denial, Outcome, Plan, Reply, Want};
+use littoral_core::{Call, Denial, Outcome, Plan, Reply, Want, fact_kind};
 
 use super::{Arrival, Executor, now_ms};
 use crate::{error::Error, guest::GuestError};
@@ -47,6 +47,12 @@ impl Executor {
                 match want {
                     Want::Body if call.body.is_none() => call.body = Some(arrival.body.whole().await?),
                     Want::Body => {}
+                    Want::Fact(kind, key) if kind == fact_kind::VERIFYING_KEY => {
+                        let (known, name) = (self.shared.known.clone(), key.clone());
+                        // Keys known before serve when the issuer does not answer.
+                        let _ = tokio::task::spawn_blocking(move || known.learn(&name)).await;
+                        call.facts.push(self.shared.known.fetch(&kind, &key));
+                    }
                     Want::Fact(kind, key) => call.facts.push(self.shared.known.fetch(&kind, &key)),
                 }
             }

@@ -1,7 +1,11 @@
 //! Answers and generations together with other edges, where there is a store they share: looks answers up there, lets
 //! one edge fly what several are asked, and goes on when that one dies.
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt, SinkExt, StreamExt, channel::mpsc};
 use littoral_core::CachePlan;
@@ -18,7 +22,7 @@ use super::{
 use crate::{
     error::Error,
     store::{Entry, Follower, Leader, News, Role},
-    telemetry::CacheOutcome,
+    telemetry::{CacheOutcome, Tally},
 };
 
 /// How often the one who flies looks whether anybody follows.
@@ -28,15 +32,27 @@ const BATCH: usize = 64;
 
 impl Executor {
     /// Looks an answer up: here, and in the store what is only there.
-    pub(super) async fn look_up(&self, plan: &CachePlan) -> LookUp {
+    async fn look_up(&self, plan: &CachePlan) -> LookUp {
         match self.fetch(plan).await {
             Some(answer) => LookUp { outcome: CacheOutcome::Hit, found: Found::Kept(answer) },
             None => self.shared.cache.look_up(plan),
         }
     }
 
+    /// Looks an answer up; a generation of another request's is joined when somebody flies it. One whose request may not
+    /// pay for it leaves it to those who joined.
+    pub(super) async fn look_up_or_join(&self, plan: &CachePlan) -> LookUp {
+        loop {
+            let look_up = self.look_up(plan).await;
+            match &look_up.found {
+                Found::Joined(listener) if !listener.departs().await => {}
+                _ => return look_up,
+            }
+        }
+    }
+
     async fn fetch(&self, plan: &CachePlan) -> Option<Arc<Answer>> {
-        let store = self.store.as_ref().filter(|_| self.shared.cache.lacks(plan))?;
+        let store = self.link.as_ref().filter(|_| self.shared.cache.lacks(plan))?;
         match store.answer(&plan.key).await {
             Ok(Entry::Answer(stored)) => {
                 let answer = self.shared.cache.adopt(plan, stored)?;
@@ -52,7 +68,7 @@ impl Executor {
 
     /// Flies a generation that several requests listen to, of this edge and, if it `shares`, of others.
     pub(super) async fn fly(self: Rc<Self>, pilot: Pilot, job: Job, shares: bool) {
-        let role = match self.store.as_ref().filter(|_| shares) {
+        let role = match self.link.as_ref().filter(|_| shares) {
             // A store that does not answer shares nothing, and keeps nobody waiting.
             Some(store) => store.fly(&pilot.flight()).await.ok(),
             None => None,
@@ -60,6 +76,7 @@ impl Executor {
         match role {
             None => pilot.fly(opening(job), async {}).await,
             Some(Role::Leader(leader)) => self.lead(&pilot, &leader, job).await,
+            // The one who flies pays for the tokens.
             Some(Role::Follower(follower)) => self.follow(&pilot, follower, job).await,
         }
         self.keep(&pilot).await;
@@ -87,7 +104,7 @@ impl Executor {
     async fn follow(&self, pilot: &Pilot, follower: Follower, job: Job) {
         let (events, heard) = mpsc::channel(BATCH);
         let hearing = async {
-            let mut heard = Heard { events, progress: Progress::default(), count: 0 };
+            let mut heard = Heard { events, told: job.follows(), progress: Progress::default(), count: 0 };
             if let Some(leader) = heard.hear(follower).await {
                 self.go_on(pilot, heard, leader, job).await;
             }
@@ -107,10 +124,11 @@ impl Executor {
     /// Goes on with a generation whose edge died; `leader` is none when it is the store that died.
     async fn go_on(&self, pilot: &Pilot, mut heard: Heard, leader: Option<Leader>, job: Job) {
         // It may have died after its last word.
-        if let Some(store) = &self.store
+        if let Some(store) = &self.link
             && let Ok(Entry::Answer(stored)) = store.answer(pilot.key()).await
         {
             for event in stored.events().into_iter().skip(heard.count) {
+                heard.tell(&event);
                 heard.pass(event).await;
             }
             return;
@@ -153,7 +171,7 @@ impl Executor {
     }
 
     pub(super) async fn keep(&self, pilot: &Pilot) {
-        if let (Some(store), Some(answer)) = (&self.store, pilot.kept())
+        if let (Some(store), Some(answer)) = (&self.link, pilot.kept())
             && let Err(error) = store.keep(pilot.key(), &answer).await
         {
             tracing::debug!(%error, "an answer is kept in this process only");
@@ -212,6 +230,8 @@ fn is_last(event: &Event) -> bool {
 /// A generation as a follower hears it, passed on to those who listen here.
 struct Heard {
     events: mpsc::Sender<Event>,
+    /// What is told of the events: the tally of the request that came first here, and when that came.
+    told: (Arc<Tally>, Instant),
     progress: Progress,
     count: usize,
 }
@@ -226,6 +246,7 @@ impl Heard {
                     for event in events {
                         let over = is_last(&event);
                         self.progress.take(&event);
+                        self.tell(&event);
                         self.count += 1;
                         if !self.pass(event).await || over {
                             return None;
@@ -239,6 +260,11 @@ impl Heard {
                 }
             }
         }
+    }
+
+    fn tell(&self, event: &Event) {
+        let (tally, received) = &self.told;
+        tally.tell(event, *received);
     }
 
     /// False when nobody listens.

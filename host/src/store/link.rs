@@ -1,4 +1,4 @@
-//! The connection to Redis, or to a Redis Cluster, and when it is left alone.
+//! A worker's connection to where edges share answers, and when that is left alone.
 
 use std::{
     sync::{
@@ -9,14 +9,10 @@ use std::{
 };
 
 use littoral_core::fleet::standing::{Rules, Standing};
-use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError,
-    aio::{MultiplexedConnection, PubSub},
-    cluster::ClusterClient,
-    cluster_async::ClusterConnection,
-};
+use redis::{Cmd, FromRedisValue, RedisError, aio::PubSub};
 use tokio::time::timeout;
 
+use super::connection::{Address, Connection};
 use crate::{config, plan::now_ms};
 
 /// How long a new connection may take; longer than a command, because it is made once.
@@ -24,23 +20,11 @@ const CONNECT: Duration = Duration::from_millis(500);
 
 /// What all connections of an edge share.
 pub struct Server {
-    kind: Kind,
+    address: Address,
     timeout: Duration,
     standing: Mutex<Standing>,
     /// Commands that failed or were not sent.
     pub errors: AtomicU64,
-}
-
-enum Kind {
-    One(Client),
-    /// Commands find their node; subscriptions go to any.
-    Cluster(Box<ClusterClient>, Client),
-}
-
-#[derive(Clone)]
-enum Connection {
-    One(MultiplexedConnection),
-    Cluster(ClusterConnection),
 }
 
 /// Why the store did not answer.
@@ -55,27 +39,16 @@ pub enum Trouble {
 }
 
 impl Server {
-    /// None when no store is configured.
-    pub fn new(config: &config::Redis) -> Result<Option<Arc<Self>>, RedisError> {
-        let kind = match &config.urls[..] {
-            [] => return Ok(None),
-            [one] if !config.cluster => Kind::One(Client::open(one.as_str())?),
-            many => {
-                let timeout = Duration::from_millis(config.timeout_ms);
-                let nodes = many.iter().map(String::as_str);
-                let cluster =
-                    ClusterClient::builder(nodes).retries(1).connection_timeout(CONNECT).response_timeout(timeout);
-                Kind::Cluster(Box::new(cluster.build()?), Client::open(many[0].as_str())?)
-            }
-        };
-        let rules = Rules { failures: 3, open_ms: config.breaker_ms, max_open_ms: 10 * config.breaker_ms, ramp_ms: 0 };
-        let timeout = Duration::from_millis(config.timeout_ms);
-        Ok(Some(Arc::new(Self {
-            kind,
-            timeout,
+    /// The server at `address`; nothing is connected yet.
+    pub fn new(address: Address, config: &config::Store) -> Self {
+        let open_ms = config.breaker_ms;
+        let rules = Rules { failures: 3, open_ms, max_open_ms: open_ms.saturating_mul(10), ramp_ms: 0 };
+        Self {
+            address,
+            timeout: Duration::from_millis(config.answers_timeout_ms),
             standing: Mutex::new(Standing::new(rules)),
             errors: AtomicU64::new(0),
-        })))
+        }
     }
 
     /// Whether it is left alone.
@@ -85,22 +58,13 @@ impl Server {
 
     /// A connection that listens to channels.
     pub async fn listen(&self) -> Result<PubSub, Trouble> {
-        let (Kind::One(client) | Kind::Cluster(_, client)) = &self.kind;
+        let client = self.address.listener()?;
         Ok(timeout(CONNECT, client.get_async_pubsub()).await.map_err(|_| Trouble::Slow(CONNECT))??)
     }
 
     async fn connect(&self, patience: Duration) -> Result<Connection, Trouble> {
-        // The bounds are ours: the library's own would be a second opinion.
-        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(CONNECT)).set_response_timeout(None);
-        let opening = async {
-            Ok(match &self.kind {
-                Kind::One(client) => {
-                    Connection::One(client.get_multiplexed_async_connection_with_config(&config).await?)
-                }
-                Kind::Cluster(client, _) => Connection::Cluster(client.get_async_connection().await?),
-            })
-        };
-        timeout(patience, opening).await.map_err(|_| Trouble::Slow(patience))?
+        let opening = self.address.connect(CONNECT, self.timeout);
+        Ok(timeout(patience, opening).await.map_err(|_| Trouble::Slow(patience))??)
     }
 }
 
@@ -155,10 +119,7 @@ impl Link {
                     None => kept.insert(self.server.connect(limit).await?).clone(),
                 }
             };
-            Ok(match &mut connection {
-                Connection::One(one) => command.query_async(one).await?,
-                Connection::Cluster(cluster) => command.query_async(cluster).await?,
-            })
+            Ok(command.query_async(&mut connection).await?)
         };
         let result = timeout(limit, sending).await.unwrap_or(Err(Trouble::Slow(limit)));
         // A connection that failed is not asked again; one that was merely refused something is.

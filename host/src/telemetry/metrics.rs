@@ -10,7 +10,7 @@ use littoral_proto::v1::Usage;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::{CacheOutcome, Route};
+use super::{AccessMetrics, CacheOutcome, Route};
 
 /// Statuses that have a counter of their own; others count as `other`.
 const STATUSES: [u16; 17] = [200, 400, 401, 402, 403, 404, 405, 408, 413, 422, 429, 499, 500, 501, 502, 503, 504];
@@ -64,6 +64,7 @@ pub struct Metrics {
     pub store_undecodable: Counter,
     pub store_errors: Counter,
     pub store_open: Gauge,
+    pub access: AccessMetrics,
 }
 
 impl Metrics {
@@ -111,6 +112,7 @@ impl Metrics {
             store_errors: make.counter("littoral_store_errors_total", vec![]),
             store_open: make.gauge("littoral_store_left_alone"),
             shed: make.counter("littoral_shed_total", vec![]),
+            access: AccessMetrics::new(&recorder),
             handle: recorder.handle(),
             recorder,
         })
@@ -173,14 +175,22 @@ const SECONDS: [f64; 16] =
 const DECIDE_SECONDS: [f64; 14] =
     [5e-6, 1e-5, 1.5e-5, 2e-5, 2.5e-5, 3.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1];
 
-struct Maker<'a>(&'a PrometheusRecorder);
+pub(super) struct Maker<'a>(pub &'a PrometheusRecorder);
 
 impl Maker<'_> {
-    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+    pub fn describe_counter(&self, name: &'static str, text: &'static str) {
+        self.0.describe_counter(KeyName::from_const_str(name), None, text.into());
+    }
+
+    pub fn describe_gauge(&self, name: &'static str, text: &'static str) {
+        self.0.describe_gauge(KeyName::from_const_str(name), None, text.into());
+    }
+
+    pub fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.0.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 
-    fn gauge(&self, name: &'static str) -> Gauge {
+    pub fn gauge(&self, name: &'static str) -> Gauge {
         self.0.register_gauge(&Key::from_static_name(name), &METADATA)
     }
 

@@ -42,6 +42,8 @@ struct State {
     log: Log,
     end: Option<End>,
     seats: Vec<Option<Seat>>,
+    /// There is a pilot who flies it, or has.
+    departed: bool,
     /// The last who listened has left; who comes now starts anew.
     abandoned: bool,
     /// The whole answer was kept.
@@ -81,7 +83,8 @@ enum End {
 impl Flight {
     pub(super) fn new(cache: AnswerCache, place: Place, mark: Mark) -> Arc<Self> {
         let log = Log::Growing { events: VecDeque::new(), first: 0, size: 0, large: false, failed: false };
-        let state = State { log, end: None, seats: Vec::new(), abandoned: false, keeps: false, pilot: None };
+        let state =
+            State { log, end: None, seats: Vec::new(), departed: false, abandoned: false, keeps: false, pilot: None };
         Arc::new(Self { cache, place, mark, state: Mutex::new(state), stop: CancellationToken::new() })
     }
 
@@ -152,7 +155,8 @@ impl State {
     }
 }
 
-/// The one who writes. Dropping it before the end tells the listeners that the answer broke off.
+/// The one who writes. Dropping it before the end tells the listeners that the answer broke off; dropping it before it
+/// flies, that they have to look for another.
 pub struct Pilot {
     flight: Arc<Flight>,
 }
@@ -169,6 +173,7 @@ impl Pilot {
         opening: impl Future<Output = Result<S, Error>>,
         elsewhere: impl Future<Output = ()>,
     ) {
+        self.depart();
         let unheard = async {
             self.flight.stop.cancelled().await;
             elsewhere.await;
@@ -179,6 +184,15 @@ impl Pilot {
             // Who reads along without listening is told that it is over.
             () = unheard => self.flight.end(End::Over),
         }
+    }
+
+    fn depart(&self) {
+        let wakers = {
+            let mut state = self.flight.lock();
+            state.departed = true;
+            state.wakers()
+        };
+        wakers.into_iter().for_each(Waker::wake);
     }
 
     /// What other edges call this generation: those that know of different purges do not share one.
@@ -300,6 +314,19 @@ impl Listener {
         self
     }
 
+    /// Waits until somebody flies; false when who was to does not, because it may not pay for it or has left.
+    pub async fn departs(&self) -> bool {
+        poll_fn(|cx| {
+            let mut state = self.flight.lock();
+            if state.departed || state.end.is_some() {
+                return Poll::Ready(state.departed);
+            }
+            state.wait(self.seat, cx);
+            Poll::Pending
+        })
+        .await
+    }
+
     /// Waits until there is an event, or says why there will be none.
     pub async fn opened(&mut self) -> Result<(), Error> {
         poll_fn(|cx| {
@@ -320,7 +347,7 @@ impl Listener {
         if let Some((tally, _)) = &self.told
             && let Some(Event { kind: Some(Kind::Started(started)) }) = self.flight.lock().event(0)
         {
-            tally.started(&started.node, started.prompt_tokens);
+            tally.started(&started.node, started.prompt_tokens, started.cached_tokens);
         }
         Ok(())
     }

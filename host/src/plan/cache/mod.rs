@@ -70,10 +70,14 @@ impl AnswerCache {
         Self(Arc::new(Store { answers, flights: Mutex::default(), purges: Mutex::default(), max_answer_bytes }))
     }
 
+    /// Whether a plan has anything looked up.
+    pub fn looks(plan: &CachePlan) -> bool {
+        (plan.mode == cache_mode::USE || plan.mode == cache_mode::REFRESH) && !plan.key.is_empty()
+    }
+
     /// What the plan allows: an answer, a generation under way, or a new one, and what to tell the client.
     pub fn look_up(&self, plan: &CachePlan) -> LookUp {
-        let known_mode = plan.mode == cache_mode::USE || plan.mode == cache_mode::REFRESH;
-        if !known_mode || plan.key.is_empty() {
+        if !Self::looks(plan) {
             return LookUp { outcome: CacheOutcome::Bypass, found: Found::Alone };
         }
         let place = Place::of(plan);
