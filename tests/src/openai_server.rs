@@ -149,8 +149,12 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
             item
         })),
         Conduct::ClosesAfter(count, after) => {
-            let broken = Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe));
-            streamed(tokens(count, sent).take(after as usize).chain(stream::iter([broken])))
+            // After a while, so that what was said before is sent.
+            let broken = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+            });
+            streamed(tokens(count, sent).take(after as usize).chain(broken))
         }
         Conduct::Tokens(count, pace) => streamed(tokens(count, sent).then(move |item| async move {
             tokio::time::sleep(pace).await;

@@ -116,9 +116,8 @@ async fn a_purge_reaches_every_edge_within_a_second() {
         let published = Instant::now();
         tokio::time::sleep(Duration::from_millis(700)).await;
         for client in [&first, &second] {
-            for (prompt, goes) in [("en", goes[0]), ("de", goes[1])] {
-                let no_fill = client.with_header("cache-control", "only-if-cached");
-                let verdict = said(&no_fill, prompt).await;
+            for (prompt, tag, goes) in [("en", "faq/en", goes[0]), ("de", "faq/de", goes[1])] {
+                let verdict = said(&tagged(client, tag), prompt).await;
                 // The first edge's new answer may be the second one's hit; the node tells them apart.
                 if goes && std::ptr::eq(client, &first) {
                     assert_eq!(verdict, "miss", "{which:?}, {prompt}");

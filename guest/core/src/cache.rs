@@ -206,7 +206,9 @@ fn tags(call: &Call, own: String) -> Vec<String> {
 
 /// SHA-256 in hex over everything that changes the answer: tenant, model, its revision, and the canonical request
 /// without what only changes how the answer is written.
-fn key(request: ChatRequest, model: &Model, tenant: &str) -> String {
+fn key(mut request: ChatRequest, model: &Model, tenant: &str) -> String {
+    // Under its own name: another name for the same model has the same answers.
+    request.model.clone_from(&model.name);
     digest(&[tenant.as_bytes(), model.name.as_bytes(), model.revision.as_bytes(), &request.into_substance()])
 }
 

@@ -197,7 +197,7 @@ impl Dispatch {
             let mut wire = match way {
                 Either::Left(client) => {
                     let wrong = |e| Error::NoNode(format!("the node's address cannot be used: {e}"));
-                    Wire::Grpc(client.map_err(wrong)?.generate(request).await?.into_inner())
+                    Wire::Grpc(Box::new(client.map_err(wrong)?.generate(request).await?.into_inner()))
                 }
                 Either::Right((http, member, call)) => {
                     Wire::Http(Box::new(HttpWire::open(http?, member, call, &metrics).await?))

@@ -19,7 +19,7 @@ const TRAILERS: Duration = Duration::from_secs(1);
 
 /// A call under way. Dropping it cancels the generation at the node.
 pub enum Wire {
-    Grpc(Streaming<Event>),
+    Grpc(Box<Streaming<Event>>),
     Http(Box<HttpWire>),
 }
 
@@ -34,7 +34,7 @@ impl Wire {
 
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
         match self {
-            Self::Grpc(stream) => Pin::new(stream).poll_next(cx).map_err(Error::from),
+            Self::Grpc(stream) => Pin::new(stream.as_mut()).poll_next(cx).map_err(Error::from),
             Self::Http(wire) => wire.poll_next(cx),
         }
     }
