@@ -22,10 +22,12 @@ use tokio::time::{interval, sleep, timeout};
 
 use super::{
     Admission, Answer, Own, Settlement, Store, StoreError, Table,
-    connection::{Address, Connection, shown},
     now_ms,
 };
-use crate::config;
+use crate::{
+    config,
+    store::{Address, Connection, shown},
+};
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("admit.lua")));
 static SETTLE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("settle.lua")));
