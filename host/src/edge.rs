@@ -282,6 +282,7 @@ impl Background {
 impl Stored {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let store = store::open(&config.store)?;
+        store.attend();
         let mirror = Arc::new(runtime()?.block_on(Mirror::load(&*store))?);
         Ok(Self { store, mirror })
     }

@@ -53,6 +53,8 @@ pub struct Audit {
     pub dir: Option<PathBuf>,
     /// The key that seals it, made when it is not there; by default beside the folder, which it should not be for long.
     pub key: Option<PathBuf>,
+    /// A second folder, on another disk, that follows the log.
+    pub copy_to: Option<PathBuf>,
     /// Whether answers wait until their line is on disk.
     pub strict: bool,
     /// What happens to requests while no line can be written.
@@ -76,7 +78,15 @@ pub enum OnFull {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { dir: None, key: None, strict: false, on_full: OnFull::default(), rotate_bytes: 64 << 20, keep_days: 180 }
+        Self {
+            dir: None,
+            key: None,
+            copy_to: None,
+            strict: false,
+            on_full: OnFull::default(),
+            rotate_bytes: 64 << 20,
+            keep_days: 180,
+        }
     }
 }
 

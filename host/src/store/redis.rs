@@ -147,8 +147,6 @@ impl Redis {
         });
         let store = Self { own, shared };
         store.first_contact().with_context(|| format!("the store {}; is it running?", shown(&config.url)))?;
-        let renewed = store.shared.clone();
-        store.own.handle.spawn(async move { renewed.renew_for_ever().await });
         Ok(store)
     }
 
@@ -432,6 +430,11 @@ impl Store for Redis {
             }
             shared.unsettled.fetch_sub(1, Relaxed);
         });
+    }
+
+    fn attend(&self) {
+        let shared = self.shared.clone();
+        self.own.handle.spawn(async move { shared.renew_for_ever().await });
     }
 
     fn is_shared(&self) -> bool {
