@@ -82,7 +82,7 @@ impl Edge {
         let stored = Stored::open(&config)?;
         if keys.is_empty() && stored.mirror.keys() == 0 {
             tracing::warn!(
-                store = config.store.url,
+                store = store::shown(&config.store.url),
                 "no key is known: every request is refused until `littoral key create` makes one"
             );
         }

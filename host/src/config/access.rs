@@ -138,8 +138,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     let refuse = |key: String, message: String| Err(ConfigError::Invalid { key, message });
     let url = &config.store.url;
     if url.is_empty() || (url.contains("://") && Redis::scheme(url).is_none()) {
-        let message =
-            format!("'{url}' is neither a file nor redis://, rediss://, redis-cluster:// or rediss-cluster://");
+        let message = format!(
+            "'{}' is neither a file nor redis://, rediss://, redis-cluster:// or rediss-cluster://",
+            crate::store::shown(url)
+        );
         return refuse("store.url".into(), message);
     }
     if config.store.timeout_ms == 0 {

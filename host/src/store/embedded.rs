@@ -59,6 +59,7 @@ impl Embedded {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).with_context(named)?;
         }
+        // SQLite gives its journal the rights of the file.
         fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).with_context(named)?;
         let connect = |synchronous: &str| -> rusqlite::Result<Connection> {
             let connection = Connection::open(path)?;
@@ -271,7 +272,6 @@ impl Store for Embedded {
     }
 }
 
-/// Makes the file's owner its only reader; SQLite gives its journal the same rights.
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

@@ -20,7 +20,7 @@ use tokio::{runtime::Handle, sync::oneshot};
 
 pub use embedded::Embedded;
 pub use lost::Limits;
-pub use redis::Redis;
+pub use redis::{Redis, shown};
 
 use crate::config;
 

@@ -4,7 +4,7 @@
 //! one script call sees all it needs. Buckets and slots follow the server's clock, so that edges need not agree on theirs.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -88,7 +88,7 @@ struct Shared {
     edges: AtomicU32,
     unsettled: AtomicU32,
     /// Slots held by requests under way: Redis key by lease and key.
-    slots: Mutex<HashMap<(String, String), ()>>,
+    slots: Mutex<HashSet<(String, String)>>,
 }
 
 impl ConnectionLike for Link {
@@ -156,10 +156,10 @@ impl Redis {
         let (say, heard) = std::sync::mpsc::channel();
         self.own.handle.spawn(async move {
             let until = tokio::time::Instant::now() + FIRST_CONTACT;
-            let mut answer = shared.query::<u64>(&version()).await;
+            let mut answer = shared.query::<Option<u64>>(&version()).await;
             while answer.is_err() && tokio::time::Instant::now() < until {
                 sleep(Duration::from_millis(50)).await;
-                answer = shared.query::<u64>(&version()).await;
+                answer = shared.query::<Option<u64>>(&version()).await;
             }
             drop(say.send(answer));
         });
@@ -177,8 +177,8 @@ impl Redis {
     }
 }
 
-/// The address without what stands before `@`.
-fn shown(url: &str) -> String {
+/// The address of a store without what stands before `@`: a password must not be logged.
+pub fn shown(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => format!("{scheme}://{}", rest.rsplit('@').next().unwrap_or_default()),
         None => url.into(),
@@ -200,9 +200,8 @@ fn entry(table: Table, id: &str) -> String {
 }
 
 fn version() -> Cmd {
-    // Also made by a read, so that an empty store has a version.
-    let mut command = redis::cmd("INCRBY");
-    command.arg(admin("version")).arg(0);
+    let mut command = redis::cmd("GET");
+    command.arg(admin("version"));
     command
 }
 
@@ -282,7 +281,7 @@ impl Shared {
         bounded(self.patience, call.invoke_async::<i64>(&mut link)).await.map(drop)
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<(String, String), ()>> {
+    fn slots(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -303,7 +302,7 @@ impl Shared {
                 Ok((edges,)) => self.edges.store(edges.max(1), Relaxed),
                 Err(error) => tracing::warn!(%error, "the store was not told that this edge is here"),
             }
-            let held: Vec<_> = self.slots().keys().cloned().collect();
+            let held: Vec<_> = self.slots().iter().cloned().collect();
             for (lease, slot) in held {
                 let mut renew = redis::cmd("ZADD");
                 renew.arg(slot).arg("XX").arg(until).arg(lease);
@@ -317,7 +316,7 @@ impl Shared {
 
 impl Store for Redis {
     fn version(&self) -> Answer<'_, u64> {
-        self.run(|shared| async move { shared.query(&version()).await })
+        self.run(|shared| async move { Ok(shared.query::<Option<u64>>(&version()).await?.unwrap_or(0)) })
     }
 
     fn all(&self, table: Table) -> Answer<'_, Vec<(String, Vec<u8>)>> {
@@ -396,7 +395,7 @@ impl Store for Redis {
             if granted.is_ok() {
                 let Admission { tenant, lease, demands, .. } = admission;
                 let slots = demands.into_iter().filter(|demand| demand.kind == charge_kind::CONCURRENCY);
-                let held = slots.map(|slot| ((lease.clone(), limit(&tenant, &slot.kind, &slot.key)), ()));
+                let held = slots.map(|slot| (lease.clone(), limit(&tenant, &slot.kind, &slot.key)));
                 shared.slots().extend(held);
             }
             Ok(granted)
