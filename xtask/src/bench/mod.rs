@@ -1,8 +1,9 @@
-//! `cargo xtask bench edge | engine`: what the product costs on this machine, beside something to compare it with.
+//! `cargo xtask bench edge | access | engine`: what the product costs on this machine, beside something to compare it with.
 //!
 //! Figures mean something only beside others of the same run: rounds alternate between what is compared, every figure is
 //! a median over rounds, and the report says how much of the machine others used meanwhile.
 
+mod access;
 mod edge;
 mod engine;
 mod machine;
@@ -16,6 +17,8 @@ use crate::ui::Ui;
 pub enum Bench {
     /// The edge beside a plain proxy: requests/s, CPU, latency, streams, memory
     Edge(edge::Options),
+    /// Who may enter: keys, tokens, limits in memory and in Redis, the audit log
+    Access(access::Options),
     /// The engine beside llama.cpp: prefill, decode, share of the memory bandwidth
     Engine(engine::Options),
 }
@@ -23,6 +26,7 @@ pub enum Bench {
 pub fn bench(ui: &Ui, bench: Bench) -> Result<()> {
     match bench {
         Bench::Edge(options) => edge::bench(ui, &options),
+        Bench::Access(options) => access::bench(ui, &options),
         Bench::Engine(options) => engine::bench(ui, &options),
     }
 }
