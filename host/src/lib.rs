@@ -15,6 +15,6 @@ pub mod fleet;
 pub mod guest;
 pub mod knowledge;
 pub mod plan;
-pub mod store;
 pub mod telemetry;
 pub mod tokens;
+pub mod vault;

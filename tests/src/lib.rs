@@ -8,7 +8,7 @@ pub mod load;
 pub mod metrics;
 pub mod node;
 pub mod process;
-pub mod redis;
+pub mod redis_server;
 pub mod sse;
 pub mod wasi_host;
 

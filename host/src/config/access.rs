@@ -12,7 +12,7 @@ use littoral_core::{
 use serde::Deserialize;
 
 use super::{Config, ConfigError, known as fields, read::section};
-use crate::store::Redis;
+use crate::vault::Redis;
 
 /// Where keys, revocations and budgets are kept.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Store {
     pub on_loss: OnLoss,
 }
 
-/// See [`crate::store::Limits`].
+/// See [`crate::vault::Limits`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLoss {
@@ -140,7 +140,7 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if url.is_empty() || (url.contains("://") && Redis::scheme(url).is_none()) {
         let message = format!(
             "'{}' is neither a file nor redis://, rediss://, redis-cluster:// or rediss-cluster://",
-            crate::store::shown(url)
+            crate::vault::shown(url)
         );
         return refuse("store.url".into(), message);
     }

@@ -32,9 +32,9 @@ use crate::{
     fleet::{Clients, Fleet},
     guest,
     knowledge::Known,
-    store::{Limits, Store},
     telemetry::{Entry, Metrics},
     tokens::Mint,
+    vault::{Limits, Store},
 };
 pub use arrival::{Arrival, now_ms};
 pub use body::Body;
