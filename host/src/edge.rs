@@ -24,9 +24,10 @@ use crate::{
     guest::Guests,
     knowledge::{Access, Issuers, Keys, Known, Mirror, Places},
     plan::{AnswerCache, Executor, Memos, Shared},
-    store::{self, Limits, Server, Store},
+    store::{self, Server},
     telemetry::{self, Metrics},
     tokens::Mint,
+    vault::{self, Limits, Store},
 };
 
 /// What the first look at the nodes may add to the time of the start.
@@ -84,7 +85,7 @@ impl Edge {
         let stored = Stored::open(&config)?;
         if keys.is_empty() && stored.mirror.keys() == 0 {
             tracing::warn!(
-                store = config.store.url,
+                store = store::shown(&config.store.url),
                 "no key is known: every request is refused until `littoral key create` makes one"
             );
         }
@@ -291,7 +292,8 @@ impl Background {
 
 impl Stored {
     fn open(config: &Config) -> anyhow::Result<Self> {
-        let store = store::open(&config.store)?;
+        let store = vault::open(&config.store)?;
+        store.attend();
         let mirror = Arc::new(runtime()?.block_on(Mirror::load(&*store))?);
         Ok(Self { store, mirror })
     }

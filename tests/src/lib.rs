@@ -9,7 +9,7 @@ pub mod metrics;
 pub mod node;
 pub mod openai_server;
 pub mod process;
-pub mod redis;
+pub mod redis_server;
 pub mod sse;
 pub mod wasi_host;
 

@@ -12,7 +12,7 @@ use littoral_tests::{
     edge::{Edge, Setup},
     instant_node::{InstantNode, MODEL, Script},
     load::{Load, Report},
-    redis::Redis,
+    redis_server::Redis,
 };
 
 fn load(address: SocketAddr, key: Option<&str>, rate: Option<f64>, connections: usize) -> Report {

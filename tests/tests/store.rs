@@ -15,7 +15,7 @@ use littoral_tests::{
     edge::Edge,
     eventually,
     instant_node::{Gate, InstantNode, MODEL, Script},
-    redis::Redis,
+    redis_server::Redis,
 };
 use serde_json::{Value, json};
 

@@ -3,7 +3,7 @@
 //! A header is believed only as far as trusted proxies wrote it: the addresses are walked from the nearest hop, and the
 //! first that is no trusted proxy is the client. What stands further left came from the client itself.
 
-use std::net::{IpAddr, SocketAddr};
+use core::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use serde::Deserialize;

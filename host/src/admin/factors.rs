@@ -10,8 +10,8 @@ use littoral_core::{
 
 use crate::{
     plan::now_ms,
-    store::{Admission, Limits, Store, StoreError, Table},
     tokens::Secret,
+    vault::{Admission, Limits, Store, StoreError, Table},
 };
 
 /// Tries a minute, right or wrong, for each user.

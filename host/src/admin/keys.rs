@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     plan::now_ms,
-    store::{Store, StoreError, Table},
+    vault::{Store, StoreError, Table},
 };
 
 /// What a new key is to be.
@@ -174,7 +174,7 @@ mod tests {
     use littoral_core::key::Presented;
 
     use super::*;
-    use crate::store::Embedded;
+    use crate::vault::Embedded;
 
     #[tokio::test]
     async fn a_key_lives_from_its_making_to_its_revocation() {

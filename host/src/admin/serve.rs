@@ -22,7 +22,7 @@ use super::{
     keys::{self, KeyError, Listed, NewKey},
     session::{self, Refused, Sessions},
 };
-use crate::{audit::Audit, plan::now_ms, store::Store};
+use crate::{audit::Audit, plan::now_ms, vault::Store};
 
 const CONNECTIONS: usize = 16;
 /// Largest body, bytes.

@@ -12,7 +12,7 @@ use littoral_core::key::hex;
 use sha2::{Digest, Sha256};
 
 use super::keys::KeyError;
-use crate::store::{Store, Table};
+use crate::vault::{Store, Table};
 
 const NAME: &str = "admin-token";
 /// Name of the session's cookie.

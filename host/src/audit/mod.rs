@@ -4,6 +4,7 @@
 //! at the next start an open mark gets its line with the outcome `interrupted`. Lines are written at once and reach the
 //! disk within [`SYNC_EVERY`]; with `audit.strict` answers wait for the disk.
 
+mod copy;
 mod file;
 mod ticket;
 mod verify;
@@ -25,6 +26,7 @@ use anyhow::Context;
 use littoral_core::audit::Record;
 use tokio::sync::watch;
 
+use copy::Copy;
 pub use file::AuditError;
 use file::Log;
 pub use ticket::{Over, Ticket};
@@ -48,6 +50,7 @@ pub struct Audit {
     deny_when_full: bool,
     /// The last line could not be written.
     full: AtomicBool,
+    copy: Option<Arc<Copy>>,
     pub lines: AtomicU64,
     /// Lines that could not be written.
     pub lost: AtomicU64,
@@ -72,6 +75,7 @@ impl Audit {
             strict: config.strict,
             deny_when_full: config.on_full == config::OnFull::Deny,
             full: AtomicBool::new(false),
+            copy: config.copy_to.as_ref().map(|to| Copy::start(dir, to)).transpose()?,
             lines: AtomicU64::new(0),
             lost: AtomicU64::new(0),
         });
@@ -88,6 +92,11 @@ impl Audit {
     /// Whether the last line could not be written.
     pub fn is_full(&self) -> bool {
         self.full.load(Relaxed)
+    }
+
+    /// How far the second folder lags behind, seconds; 0 without one.
+    pub fn copy_lag(&self) -> f64 {
+        self.copy.as_ref().map_or(0.0, |copy| copy.lag())
     }
 
     /// Marks the beginning of a request. Its line names the mark's number.

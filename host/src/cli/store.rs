@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::{config, store};
+use crate::{config, vault};
 
 #[derive(Debug, Args)]
 pub struct At {
@@ -13,11 +13,11 @@ pub struct At {
 
 impl At {
     /// Opens the store for one command.
-    pub fn with<T>(self, work: impl AsyncFnOnce(&dyn store::Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    pub fn with<T>(self, work: impl AsyncFnOnce(&dyn vault::Store) -> anyhow::Result<T>) -> anyhow::Result<T> {
         let mut config = config::Config::default();
         config.store.url = self.store;
         config.check()?;
-        let store = store::open(&config.store)?;
+        let store = vault::open(&config.store)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(work(&*store))
     }

@@ -36,7 +36,7 @@ pub struct Store {
     pub breaker_ms: u64,
 }
 
-/// See [`crate::store::Limits`].
+/// See [`crate::vault::Limits`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnLoss {
@@ -76,6 +76,8 @@ pub struct Audit {
     pub dir: Option<PathBuf>,
     /// The key that seals it, made when it is not there; by default beside the folder, which it should not be for long.
     pub key: Option<PathBuf>,
+    /// A second folder, on another disk, that follows the log.
+    pub copy_to: Option<PathBuf>,
     /// Whether answers wait until their line is on disk.
     pub strict: bool,
     /// What happens to requests while no line can be written.
@@ -99,7 +101,15 @@ pub enum OnFull {
 
 impl Default for Audit {
     fn default() -> Self {
-        Self { dir: None, key: None, strict: false, on_full: OnFull::default(), rotate_bytes: 64 << 20, keep_days: 180 }
+        Self {
+            dir: None,
+            key: None,
+            copy_to: None,
+            strict: false,
+            on_full: OnFull::default(),
+            rotate_bytes: 64 << 20,
+            keep_days: 180,
+        }
     }
 }
 

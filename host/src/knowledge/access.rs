@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use littoral_core::{Fact, fact_kind};
 
 use super::{Issuers, Keys, Mirror, Places, issuers};
-use crate::{config::Config, store::Table};
+use crate::{config::Config, vault::Table};
 
 /// Name of the policy and the price of all that have none of their own.
 const OTHERS: &str = "*";

@@ -15,7 +15,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     plan::now_ms,
-    store::{Store, StoreError, Table},
+    vault::{Store, StoreError, Table},
 };
 
 type Entries = HashMap<String, Vec<u8>>;

@@ -38,3 +38,25 @@ impl Remembered {
         good
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_exactly_what_was_verified() {
+        let pair = Ed25519KeyPair::generate().unwrap();
+        let (key, signature) = (pair.public_key().as_ref(), pair.sign(b"message"));
+        let remembered = Remembered::default();
+        for _ in 0..2 {
+            assert!(remembered.verify("EdDSA", key, b"message", signature.as_ref()));
+            // The same bytes, cut elsewhere or called otherwise, are another question.
+            assert!(!remembered.verify("EdDS", key, b"message", signature.as_ref()));
+            assert!(!remembered.verify("EdDSA", key, b"messag", signature.as_ref()));
+            assert!(!remembered.verify("EdDSA", key, b"message", &signature.as_ref()[1..]));
+            assert!(!remembered.verify("EdDSA", &[0; 32], b"message", signature.as_ref()));
+        }
+    }
+}

@@ -39,9 +39,10 @@ use crate::{
     fleet::{Clients, Fleet},
     guest,
     knowledge::Known,
-    store::{Limits, Link, Server, Store},
+    store::{Link, Server},
     telemetry::{Entry, Metrics},
     tokens::Mint,
+    vault::{Limits, Store},
 };
 pub use arrival::{Arrival, now_ms};
 pub use body::Body;

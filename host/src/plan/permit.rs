@@ -16,8 +16,8 @@ use littoral_core::{
 use super::Executor;
 use crate::{
     error::Error,
-    store::{Admission, Limits, Settlement},
     telemetry::{Meter, Used},
+    vault::{Admission, Limits, Settlement},
 };
 
 /// What a request holds of its limits. It is settled once; what nobody settles is settled as unused when dropped.

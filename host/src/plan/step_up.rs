@@ -18,8 +18,8 @@ use super::{Answer, Executor, now_ms, whole};
 use crate::{
     admin::factors::{FactorError, prove},
     error::Error,
-    store::Table,
     tokens::Subject,
+    vault::Table,
 };
 
 /// How long a request waits for the store to take a place down.

@@ -16,6 +16,7 @@ const KEYS: &str = "littoral_keys";
 const AUDIT_LINES: &str = "littoral_audit_lines_total";
 const AUDIT_LOST: &str = "littoral_audit_lost_total";
 const AUDIT_FULL: &str = "littoral_audit_full";
+const AUDIT_LAG: &str = "littoral_audit_copy_lag_seconds";
 const KINDS: [&str; 4] = ["requests", "tokens", "concurrency", "budget"];
 
 /// See the module.
@@ -29,6 +30,7 @@ pub struct AccessMetrics {
     audit_lines: Counter,
     audit_lost: Counter,
     audit_full: Gauge,
+    audit_lag: Gauge,
 }
 
 impl AccessMetrics {
@@ -42,6 +44,7 @@ impl AccessMetrics {
         make.describe_counter(AUDIT_LINES, "Audit lines written");
         make.describe_counter(AUDIT_LOST, "Audit lines that could not be written");
         make.describe_gauge(AUDIT_FULL, "1 while the audit log cannot be written to");
+        make.describe_gauge(AUDIT_LAG, "Seconds by which the audit log's second folder lags behind");
         Self {
             limited: KINDS.map(|kind| make.counter(LIMITED, vec![Label::new("kind", kind)])),
             store_lost: make.gauge(STORE_LOST),
@@ -51,6 +54,7 @@ impl AccessMetrics {
             audit_lines: make.counter(AUDIT_LINES, vec![]),
             audit_lost: make.counter(AUDIT_LOST, vec![]),
             audit_full: make.gauge(AUDIT_FULL),
+            audit_lag: make.gauge(AUDIT_LAG),
         }
     }
 
@@ -58,6 +62,7 @@ impl AccessMetrics {
     pub fn audit(&self, audit: &Audit) {
         self.audit_lines.absolute(audit.lines.load(Relaxed));
         self.audit_lost.absolute(audit.lost.load(Relaxed));
+        self.audit_lag.set(audit.copy_lag());
         self.audit_full.set(f64::from(u8::from(audit.is_full())));
     }
 

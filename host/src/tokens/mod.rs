@@ -16,7 +16,7 @@ pub use signer::Signer;
 use crate::{
     config,
     plan::now_ms,
-    store::{Store, StoreError, Table},
+    vault::{Store, StoreError, Table},
 };
 
 /// Longest refresh token that is looked at, bytes.

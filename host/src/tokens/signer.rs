@@ -9,7 +9,7 @@ use littoral_core::{key::hex, token::jwks};
 use sha2::{Digest, Sha256};
 
 use super::{Secret, TokenError};
-use crate::store::{Store, Table};
+use crate::vault::{Store, Table};
 
 const NAME: &str = "signing-key";
 

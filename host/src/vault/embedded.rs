@@ -4,12 +4,13 @@
 //! without waiting for the disk: they survive the end of the process, not of the machine. Rates and slots live in memory.
 
 use std::{
+    collections::HashSet,
     fs,
     os::unix::fs::OpenOptionsExt,
     path::Path,
-    sync::{Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -32,24 +33,31 @@ const SCHEMA: &str = "
 const BUSY: Duration = Duration::from_secs(5);
 /// Limits that are remembered before the untouched ones are forgotten.
 const SWEEP_AT: usize = 4096;
+/// Corrections of budgets are written so much later at most.
+const CORRECTED_WITHIN: Duration = Duration::from_millis(100);
 
 type Work = Box<dyn FnOnce(&mut Connection) + Send>;
 
 enum Job {
     Work(Work),
-    Budgets(Vec<(String, Spent)>, Option<oneshot::Sender<Result<(), StoreError>>>),
+    /// Written before the request is admitted that waits for the answer.
+    Budgets(Vec<String>, oneshot::Sender<Result<(), StoreError>>),
+    /// Corrections wait: what they give back would only be charged a while longer if the process ended.
+    Corrected,
 }
 
 /// See the module. Dropping it lets what waits be written first.
 pub struct Embedded {
     jobs: mpsc::Sender<Job>,
-    ledger: Mutex<Counted>,
+    counted: Arc<Mutex<Counted>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
 struct Counted {
     ledger: Ledger,
     sweep_at: usize,
+    /// Budgets whose correction is yet to be written.
+    corrected: HashSet<String>,
 }
 
 impl Embedded {
@@ -59,6 +67,7 @@ impl Embedded {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).with_context(named)?;
         }
+        // SQLite gives its journal the rights of the file.
         fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path).with_context(named)?;
         let connect = |synchronous: &str| -> rusqlite::Result<Connection> {
             let connection = Connection::open(path)?;
@@ -75,12 +84,14 @@ impl Embedded {
             ledger.resume(key, spent);
         }
         let (jobs, queue) = mpsc::channel();
-        let thread = thread::Builder::new().name("store".into()).spawn(move || write(queue, admin, hot))?;
-        Ok(Self { jobs, ledger: Mutex::new(Counted { ledger, sweep_at: SWEEP_AT }), thread: Some(thread) })
+        let counted = Arc::new(Mutex::new(Counted { ledger, sweep_at: SWEEP_AT, corrected: HashSet::new() }));
+        let own = counted.clone();
+        let thread = thread::Builder::new().name("store".into()).spawn(move || write(queue, admin, hot, &own))?;
+        Ok(Self { jobs, counted, thread: Some(thread) })
     }
 
     fn ledger(&self) -> MutexGuard<'_, Counted> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.counted)
     }
 
     /// Runs on the store's own thread.
@@ -121,27 +132,53 @@ fn budgets(connection: &Connection) -> rusqlite::Result<Vec<(String, Spent)>> {
     query.query_map([now_ms() as i64], row)?.collect()
 }
 
-fn write(queue: mpsc::Receiver<Job>, mut admin: Connection, mut hot: Connection) {
-    while let Ok(first) = queue.recv() {
-        let (mut spent, mut waiting, mut next) = (Vec::new(), Vec::new(), Some(first));
+fn write(queue: mpsc::Receiver<Job>, mut admin: Connection, mut hot: Connection, counted: &Mutex<Counted>) {
+    // Until when corrections may wait.
+    let mut due: Option<Instant> = None;
+    loop {
+        let first = match due {
+            None => queue.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected),
+            Some(due) => queue.recv_timeout(due.saturating_duration_since(Instant::now())),
+        };
+        let over = matches!(first, Err(mpsc::RecvTimeoutError::Disconnected));
+        let (mut keys, mut waiting, mut next) = (HashSet::new(), Vec::new(), first.ok());
         while let Some(job) = next.take() {
             match job {
                 Job::Budgets(budgets, answer) => {
-                    spent.extend(budgets);
-                    waiting.extend(answer);
+                    keys.extend(budgets);
+                    waiting.push(answer);
                     next = queue.try_recv().ok();
                 }
+                Job::Corrected => due = due.or_else(|| Some(Instant::now() + CORRECTED_WITHIN)),
                 Job::Work(work) => work(&mut admin),
             }
         }
-        if spent.is_empty() && waiting.is_empty() {
-            continue;
+        if over || due.is_some_and(|due| due <= Instant::now()) {
+            due = None;
+            keys.extend(std::mem::take(&mut lock(counted).corrected));
         }
-        let kept = keep(&mut hot, &spent).map_err(|e| failed(&e));
-        if let Err(error) = &kept {
-            tracing::error!(%error, "budgets could not be written");
+        if !keys.is_empty() {
+            // As they are now, which is never older than when they were asked to be written.
+            let spent = lock(counted).budgets(keys);
+            let kept = keep(&mut hot, &spent).map_err(|e| failed(&e));
+            if let Err(error) = &kept {
+                tracing::error!(%error, "budgets could not be written");
+            }
+            waiting.into_iter().for_each(|answer| drop(answer.send(kept.clone())));
         }
-        waiting.into_iter().for_each(|answer| drop(answer.send(kept.clone())));
+        if over {
+            return;
+        }
+    }
+}
+
+fn lock(counted: &Mutex<Counted>) -> MutexGuard<'_, Counted> {
+    counted.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Counted {
+    fn budgets(&self, keys: HashSet<String>) -> Vec<(String, Spent)> {
+        keys.into_iter().filter_map(|key| self.ledger.budget(&key).map(|spent| (key, spent))).collect()
     }
 }
 
@@ -242,10 +279,10 @@ impl Store for Embedded {
         if budgets.is_empty() {
             return Box::pin(async move { Ok(granted) });
         }
-        let spent = budgets.into_iter().filter_map(|d| Some((d.key.clone(), counted.ledger.budget(&d.key)?))).collect();
+        let keys = budgets.into_iter().map(|demand| demand.key).collect();
         let (answer, answered) = oneshot::channel();
-        // Sent while the ledger is held, so that budgets are written in the order in which they were spent.
-        let _ = self.jobs.send(Job::Budgets(spent, Some(answer)));
+        // The thread lives as long as `self`.
+        let _ = self.jobs.send(Job::Budgets(keys, answer));
         drop(counted);
         Box::pin(async move {
             answered.await.unwrap_or_else(|_| Err(StoreError::Lost("it was closed".into())))?;
@@ -262,16 +299,16 @@ impl Store for Embedded {
         for slot in &settlement.slots {
             counted.ledger.release(slot, &settlement.lease);
         }
-        let budgets = settlement.corrections.iter().filter(|c| c.kind == charge_kind::BUDGET);
-        let spent: Vec<_> = budgets.filter_map(|c| Some((c.key.clone(), counted.ledger.budget(&c.key)?))).collect();
-        if !spent.is_empty() {
+        let budgets = settlement.corrections.into_iter().filter(|c| c.kind == charge_kind::BUDGET);
+        let waited = !counted.corrected.is_empty();
+        counted.corrected.extend(budgets.map(|c| c.key));
+        if !waited && !counted.corrected.is_empty() {
             // The thread lives as long as `self`.
-            let _ = self.jobs.send(Job::Budgets(spent, None));
+            let _ = self.jobs.send(Job::Corrected);
         }
     }
 }
 
-/// Makes the file's owner its only reader; SQLite gives its journal the same rights.
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;

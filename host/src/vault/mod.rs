@@ -118,6 +118,8 @@ pub trait Store: Send + Sync {
     fn admit(&self, admission: Admission) -> Answer<'_, Result<Vec<Grant>, Refusal>>;
     /// Settles in the background; tries again while the store cannot be reached.
     fn settle(&self, settlement: Settlement);
+    /// Says from now on that an edge uses it, and keeps that edge's slots.
+    fn attend(&self) {}
     /// Whether other edges may use it.
     fn is_shared(&self) -> bool {
         false

@@ -4,7 +4,7 @@
 //! one script call sees all it needs. Buckets and slots follow the server's clock, so that edges need not agree on theirs.
 
 use std::{
-    collections::HashMap,
+    collections::HashSet,
     sync::{
         Arc, LazyLock, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -20,10 +20,7 @@ use littoral_core::{
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script};
 use tokio::time::{interval, sleep, timeout};
 
-use super::{
-    Admission, Answer, Own, Settlement, Store, StoreError, Table,
-    now_ms,
-};
+use super::{Admission, Answer, Own, Settlement, Store, StoreError, Table, now_ms};
 use crate::{
     config,
     store::{Address, Connection, shown},
@@ -64,7 +61,7 @@ struct Shared {
     edges: AtomicU32,
     unsettled: AtomicU32,
     /// Slots held by requests under way: Redis key by lease and key.
-    slots: Mutex<HashMap<(String, String), ()>>,
+    slots: Mutex<HashSet<(String, String)>>,
 }
 
 impl Redis {
@@ -86,8 +83,6 @@ impl Redis {
         });
         let store = Self { own, shared };
         store.first_contact().with_context(|| format!("the store {}; is it running?", shown(&config.url)))?;
-        let renewed = store.shared.clone();
-        store.own.handle.spawn(async move { renewed.renew_for_ever().await });
         Ok(store)
     }
 
@@ -97,10 +92,10 @@ impl Redis {
         let (say, heard) = std::sync::mpsc::channel();
         self.own.handle.spawn(async move {
             let until = tokio::time::Instant::now() + FIRST_CONTACT;
-            let mut answer = shared.query::<u64>(&version()).await;
+            let mut answer = shared.query::<Option<u64>>(&version()).await;
             while answer.is_err() && tokio::time::Instant::now() < until {
                 sleep(Duration::from_millis(50)).await;
-                answer = shared.query::<u64>(&version()).await;
+                answer = shared.query::<Option<u64>>(&version()).await;
             }
             drop(say.send(answer));
         });
@@ -133,9 +128,8 @@ fn entry(table: Table, id: &str) -> String {
 }
 
 fn version() -> Cmd {
-    // Also made by a read, so that an empty store has a version.
-    let mut command = redis::cmd("INCRBY");
-    command.arg(admin("version")).arg(0);
+    let mut command = redis::cmd("GET");
+    command.arg(admin("version"));
     command
 }
 
@@ -215,7 +209,7 @@ impl Shared {
         bounded(self.patience, call.invoke_async::<i64>(&mut link)).await.map(drop)
     }
 
-    fn slots(&self) -> MutexGuard<'_, HashMap<(String, String), ()>> {
+    fn slots(&self) -> MutexGuard<'_, HashSet<(String, String)>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -236,7 +230,7 @@ impl Shared {
                 Ok((edges,)) => self.edges.store(edges.max(1), Relaxed),
                 Err(error) => tracing::warn!(%error, "the store was not told that this edge is here"),
             }
-            let held: Vec<_> = self.slots().keys().cloned().collect();
+            let held: Vec<_> = self.slots().iter().cloned().collect();
             for (lease, slot) in held {
                 let mut renew = redis::cmd("ZADD");
                 renew.arg(slot).arg("XX").arg(until).arg(lease);
@@ -250,7 +244,7 @@ impl Shared {
 
 impl Store for Redis {
     fn version(&self) -> Answer<'_, u64> {
-        self.run(|shared| async move { shared.query(&version()).await })
+        self.run(|shared| async move { Ok(shared.query::<Option<u64>>(&version()).await?.unwrap_or(0)) })
     }
 
     fn all(&self, table: Table) -> Answer<'_, Vec<(String, Vec<u8>)>> {
@@ -329,7 +323,7 @@ impl Store for Redis {
             if granted.is_ok() {
                 let Admission { tenant, lease, demands, .. } = admission;
                 let slots = demands.into_iter().filter(|demand| demand.kind == charge_kind::CONCURRENCY);
-                let held = slots.map(|slot| ((lease.clone(), limit(&tenant, &slot.kind, &slot.key)), ()));
+                let held = slots.map(|slot| (lease.clone(), limit(&tenant, &slot.kind, &slot.key)));
                 shared.slots().extend(held);
             }
             Ok(granted)
@@ -363,6 +357,11 @@ impl Store for Redis {
             }
             shared.unsettled.fetch_sub(1, Relaxed);
         });
+    }
+
+    fn attend(&self) {
+        let shared = self.shared.clone();
+        self.own.handle.spawn(async move { shared.renew_for_ever().await });
     }
 
     fn is_shared(&self) -> bool {

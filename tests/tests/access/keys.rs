@@ -7,7 +7,7 @@ use littoral_tests::{
     edge::Edge,
     eventually,
     instant_node::{InstantNode, Script},
-    redis::Redis,
+    redis_server::Redis,
 };
 
 use super::{SOON, ask};

@@ -10,7 +10,7 @@ use littoral_tests::{
     edge::Edge,
     eventually,
     instant_node::{Gate, InstantNode, Script},
-    redis::Redis,
+    redis_server::Redis,
 };
 use serde_json::json;
 

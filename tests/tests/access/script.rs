@@ -4,12 +4,12 @@ use littoral_core::{
     ledger::{Correction, Demand, Ledger},
     limits::charge_kind::{BUDGET, CONCURRENCY, REQUESTS, TOKENS},
 };
-use littoral_tests::redis::Redis;
+use littoral_tests::redis_server::Redis;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use redis::Script;
 
-const ADMIT: &str = include_str!("../../../host/src/store/admit.lua");
-const SETTLE: &str = include_str!("../../../host/src/store/settle.lua");
+const ADMIT: &str = include_str!("../../../host/src/vault/admit.lua");
+const SETTLE: &str = include_str!("../../../host/src/vault/settle.lua");
 
 #[tokio::test]
 async fn redis_counts_as_the_ledger_does() {

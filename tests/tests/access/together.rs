@@ -10,7 +10,7 @@ use littoral_tests::{
     eventually,
     instant_node::{Fault, Gate, InstantNode, Script},
     process,
-    redis::Redis,
+    redis_server::Redis,
 };
 use serde_json::{Value, json};
 

@@ -17,7 +17,7 @@ use littoral_tests::{
     edge::Edge,
     eventually,
     instant_node::{InstantNode, Script},
-    redis::Redis,
+    redis_server::Redis,
 };
 use serde_json::{Value, json};
 

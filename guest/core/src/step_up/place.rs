@@ -1,6 +1,6 @@
 //! Places a user has been seen at, and whether a new one is unusual.
 
-use std::net::IpAddr;
+use core::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};

@@ -95,7 +95,7 @@ impl Issuer {
         if !self.algorithms.contains(&token.header.alg) || !ALGORITHMS.contains(&token.header.alg.as_str()) {
             return Err(TokenError::Algorithm);
         }
-        if !claims.aud.iter().any(|audience| *audience == self.audience) {
+        if !claims.aud.contains(&self.audience) {
             return Err(TokenError::Audience);
         }
         if claims.exp.saturating_add(leeway) <= now {
