@@ -1,4 +1,4 @@
-// The edge's verdict on the cache (`x-littoral-cache: hit|miss|bypass; reason=...; age=...`) in words.
+// The edge's verdict on the cache (`x-littoral-cache: hit|miss|coalesced|bypass; reason=...; age=...`) in words.
 
 /** `{verdict, reason, age}` of the header's value, age in seconds or null; null when there is no header. */
 export function read(header) {
@@ -35,6 +35,8 @@ export function words({ verdict, reason, age }) {
       return `From the cache, kept ${age === null ? "before" : ago(age)}${because}.`;
     case "miss":
       return `Not in the cache yet${because}. Written now, and kept: the same request again will be answered from there.`;
+    case "coalesced":
+      return `Shared with the same request, which was being answered already${because}.`;
     case "bypass":
       return `Not from the cache: ${PASSED[reason] ?? (reason ? `the policy says "${reason}"` : "the policy went past it")}.`;
     default:

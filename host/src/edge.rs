@@ -2,7 +2,7 @@
 
 use std::{
     net::{SocketAddr, TcpListener},
-    sync::{Arc, mpsc},
+    sync::{Arc, atomic::Ordering::Relaxed, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -12,19 +12,30 @@ use tokio::{task::LocalSet, time::interval};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
+    admin::{
+        self,
+        serve::Admin,
+        session::{self, Sessions},
+    },
+    audit::Audit,
+    config::{self, Config},
     door::{self, Door},
-    fleet::{Clients, Fleet},
+    fleet::{Clients, Fleet, discover},
     guest::Guests,
-    knowledge::{Keys, Known},
-    plan::{AnswerCache, Executor, Shared},
+    knowledge::{Access, Issuers, Keys, Known, Mirror, Places},
+    plan::{AnswerCache, Executor, Memos, Shared},
+    store::{self, Server},
     telemetry::{self, Metrics},
+    tokens::Mint,
+    vault::{self, Limits, Store},
 };
 
 /// What the first look at the nodes may add to the time of the start.
 const FIRST_LOOK: Duration = Duration::from_millis(150);
-/// How soon a changed key file is noticed.
+/// How soon a changed key file or store is noticed.
 const KEYS_EVERY: Duration = Duration::from_millis(250);
+/// Memory that remembered decisions may take.
+const MEMO_BYTES: u64 = 32 << 20;
 const UPKEEP_EVERY: Duration = Duration::from_secs(5);
 
 /// An edge that holds its sockets and its guests, and serves nobody yet.
@@ -32,9 +43,19 @@ pub struct Edge {
     config: Config,
     http: (SocketAddr, Vec<TcpListener>),
     metrics: (SocketAddr, TcpListener),
+    admin: Option<(SocketAddr, TcpListener)>,
     guests: Arc<Guests>,
     keys: Arc<Keys>,
+    stored: Stored,
+    issuers: Arc<Issuers>,
     shared: Arc<Shared>,
+}
+
+/// The store, and what this edge remembers of it.
+#[derive(Clone)]
+struct Stored {
+    store: Arc<dyn Store>,
+    mirror: Arc<Mirror>,
 }
 
 /// An edge that serves. Dropping it stops it without waiting.
@@ -43,6 +64,8 @@ pub struct Running {
     pub http: SocketAddr,
     /// Where `/metrics` is.
     pub metrics: SocketAddr,
+    /// Where administrators connect, and their token if it was made just now.
+    pub admin: Option<(SocketAddr, Option<String>)>,
     stop: CancellationToken,
     over: CancellationToken,
     threads: Vec<JoinHandle<()>>,
@@ -57,18 +80,38 @@ impl Edge {
         raise_file_limit();
         let http = door::bind(config.edge.listen, config.edge.worker_count())?;
         let metrics = door::metrics_listener(config.edge.metrics)?;
+        let admin = config.admin.listen.map(door::admin_listener).transpose()?;
         let keys = Arc::new(Keys::load(&config.keys.file)?);
-        let fleet = Arc::new(Fleet::new(config.node.clone()));
-        let known = Arc::new(Known::new(keys.clone(), config.cache.for_guests(), fleet.clone()));
+        let stored = Stored::open(&config)?;
+        if keys.is_empty() && stored.mirror.keys() == 0 {
+            tracing::warn!(
+                store = store::shown(&config.store.url),
+                "no key is known: every request is refused until `littoral key create` makes one"
+            );
+        }
+        let fleet = Arc::new(Fleet::new(config.node.clone(), config.fleet.clone()));
+        let mint = runtime()?.block_on(Mint::load(&config.token, &*stored.store))?;
+        let own = mint.as_ref().map(|mint| mint.signer.jwks());
+        let issuers = Arc::new(Issuers::load(&config.auth, config.token.issuer.clone().zip(own))?);
+        let places = Places::load(config.auth.places.as_deref())?;
+        let access = Access::new(&config, keys.clone(), stored.mirror.clone(), issuers.clone(), places);
+        let known = Arc::new(Known::new(access, config.cache.for_guests(), fleet.clone()));
         let guests = Guests::load(&config.guest, config.edge.worker_count(), known.clone())?;
         let shared = Arc::new(Shared {
             fleet,
             known,
             cache: AnswerCache::new(config.cache.max_bytes, config.cache.max_answer_bytes),
+            memos: Memos::new(Duration::from_millis(config.guest.memo_ms), MEMO_BYTES),
+            limits: Arc::new(Limits::new(stored.store.clone(), config.store.on_loss)),
+            audit: Audit::open(&config.audit)?,
+            store: stored.store.clone(),
+            mint,
             metrics: Arc::new(Metrics::new()?),
+            retrieval: config.retrieval.node().map(Arc::new),
+            shares: config.store.shares().map(|address| Arc::new(Server::new(address, &config.store))),
             deadline: Duration::from_millis(config.edge.deadline_ms),
         });
-        Ok(Self { config, http, metrics, guests, keys, shared })
+        Ok(Self { config, http, metrics, admin, guests, keys, stored, issuers, shared })
     }
 
     /// The guests this edge asks.
@@ -78,13 +121,41 @@ impl Edge {
 
     /// Starts the threads; returns when every one serves.
     pub fn run(self) -> anyhow::Result<Running> {
-        let Self { config, http: (http, listeners), metrics: (metrics, scraped), guests, keys, shared } = self;
+        let Self {
+            config,
+            http: (http, listeners),
+            metrics: (metrics, scraped),
+            admin,
+            guests,
+            keys,
+            stored,
+            issuers,
+            shared,
+        } = self;
         let (stop, over) = (CancellationToken::new(), CancellationToken::new());
         let (alive, workers) = tokio::sync::mpsc::channel(1);
         let (started, starts) = mpsc::channel();
         let config = Arc::new(config);
         let mut threads = Vec::new();
-        let background = Background { guests: guests.clone(), keys, shared: shared.clone(), over: over.clone() };
+        let (admin, administered) = match admin {
+            None => (None, None),
+            Some((address, listener)) => {
+                let token = runtime()?.block_on(session::first_token(&*stored.store))?;
+                let (store, audit) = (stored.store.clone(), shared.audit.clone());
+                let admin = Arc::new(Admin { store, audit, sessions: Sessions::default(), address });
+                (Some((address, token)), Some((listener, admin)))
+            }
+        };
+        let background = Background {
+            guests: guests.clone(),
+            keys,
+            stored,
+            issuers,
+            administered,
+            shared: shared.clone(),
+            nodes: config.node.clone(),
+            over: over.clone(),
+        };
         threads.push(spawn("background".into(), started.clone(), move |started| background.run(scraped, started))?);
         for (i, listener) in listeners.into_iter().enumerate() {
             // A token of its own for each worker: connections wait on it, and workers shall not meet there.
@@ -97,7 +168,7 @@ impl Edge {
             threads.push(spawn(format!("worker-{i}"), started.clone(), serve)?);
         }
         drop((started, alive));
-        let running = Running { http, metrics, stop, over, threads, workers };
+        let running = Running { http, metrics, admin, stop, over, threads, workers };
         for _ in 0..running.threads.len() {
             starts.recv().context("a thread ended before it served")??;
         }
@@ -158,7 +229,7 @@ fn worker(
 ) -> anyhow::Result<()> {
     LocalSet::new().block_on(&runtime()?, async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let nodes = Clients::new(&config.node)?;
+        let nodes = Arc::new(Clients::new(&config.fleet, config.edge.worker_count())?);
         let door = Door::new(Executor::new(guests.worker(), nodes, shared), &config.edge, stop);
         // The one who waits may have given up.
         let _ = started.send(Ok(()));
@@ -171,7 +242,12 @@ fn worker(
 struct Background {
     guests: Arc<Guests>,
     keys: Arc<Keys>,
+    stored: Stored,
+    issuers: Arc<Issuers>,
+    administered: Option<(TcpListener, Arc<Admin>)>,
     shared: Arc<Shared>,
+    /// As they were configured.
+    nodes: Vec<config::Node>,
     over: CancellationToken,
 }
 
@@ -184,17 +260,55 @@ impl Background {
             let fleet = self.shared.fleet.clone();
             let render = {
                 let (guests, shared) = (self.guests.clone(), self.shared.clone());
-                Arc::new(move || render(&guests, &shared))
+                let (keys, mirror) = (self.keys.clone(), self.stored.mirror.clone());
+                Arc::new(move || {
+                    let access = &shared.metrics.access;
+                    access.keys.set((keys.len() + mirror.keys()) as f64);
+                    access.store_age.set(mirror.age_ms() as f64 / 1000.0);
+                    access.store_lost.set(f64::from(u8::from(shared.limits.is_lost())));
+                    access.shared.set(shared.limits.shared() as f64);
+                    if let Some(audit) = &shared.audit {
+                        access.audit(audit);
+                    }
+                    render(&guests, &shared)
+                })
             };
             tokio::select! {
                 () = self.over.cancelled() => {}
                 () = fleet.watch() => {}
                 () = telemetry::serve(scraped, render) => {}
                 () = reread(&self.keys) => {}
+                () = self.stored.watch() => {}
+                () = administer(self.administered) => {}
+                () = refetch(&self.issuers) => {}
                 () = upkeep(&self.shared) => {}
+                () = purges(&self.shared) => {}
+                () = discover(self.shared.fleet.clone(), self.nodes) => {}
             }
             Ok(())
         })
+    }
+}
+
+impl Stored {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let store = vault::open(&config.store)?;
+        store.attend();
+        let mirror = Arc::new(runtime()?.block_on(Mirror::load(&*store))?);
+        Ok(Self { store, mirror })
+    }
+
+    async fn watch(&self) {
+        let mut ticks = interval(KEYS_EVERY);
+        let mut lost = false;
+        loop {
+            ticks.tick().await;
+            let refreshed = self.mirror.refresh(&*self.store).await;
+            if let (Err(error), false) = (&refreshed, lost) {
+                tracing::error!(%error, "the store is not heard; keys and revocations known before stay");
+            }
+            lost = refreshed.is_err();
+        }
     }
 }
 
@@ -208,12 +322,42 @@ async fn reread(keys: &Keys) {
     }
 }
 
+/// Never returns.
+async fn administer(administered: Option<(TcpListener, Arc<Admin>)>) {
+    let Some((listener, admin)) = administered else { return std::future::pending().await };
+    match tokio::net::TcpListener::from_std(listener) {
+        Ok(listener) => admin::serve::serve(listener, admin).await,
+        Err(error) => {
+            tracing::error!(%error, "the admin listener cannot be used");
+            std::future::pending().await
+        }
+    }
+}
+
+async fn refetch(issuers: &Arc<Issuers>) {
+    let mut ticks = interval(KEYS_EVERY);
+    loop {
+        ticks.tick().await;
+        let issuers = issuers.clone();
+        // A panic there has been reported by its thread.
+        let _ = tokio::task::spawn_blocking(move || issuers.refresh()).await;
+    }
+}
+
 async fn upkeep(shared: &Shared) {
     let mut ticks = interval(UPKEEP_EVERY);
     loop {
         ticks.tick().await;
         shared.cache.upkeep();
         shared.metrics.upkeep();
+    }
+}
+
+/// Hears of purges, where edges share answers.
+async fn purges(shared: &Shared) {
+    match &shared.shares {
+        Some(server) => store::subscribe(server.clone(), shared.cache.clone()).await,
+        None => std::future::pending().await,
     }
 }
 
@@ -225,7 +369,15 @@ fn render(guests: &Guests, shared: &Shared) -> String {
     metrics.cache_answers.set(answers as f64);
     metrics.guest_instances.set(guests.live() as f64);
     metrics.filter_instances.set(guests.live_filters() as f64);
-    metrics.nodes_ready.set(shared.fleet.view().nodes().iter().filter(|node| node.ready).count() as f64);
+    if let Some(store) = &shared.shares {
+        metrics.store_open.set(f64::from(u8::from(store.is_open())));
+        metrics.store_errors.absolute(store.errors.load(Relaxed));
+    }
+    metrics.discovery_errors.absolute(shared.fleet.discovery_errors.load(Relaxed));
+    let view = shared.fleet.view();
+    let ready = view.nodes().iter().filter(|node| node.ready);
+    metrics.nodes_ready.set(ready.clone().count() as f64);
+    metrics.nodes_ejected.set(ready.filter(|node| node.member.is_open()).count() as f64);
     metrics.render()
 }
 

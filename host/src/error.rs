@@ -1,6 +1,6 @@
 //! What can keep a request from its answer. Each kind has one HTTP status, and it is given here.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 use littoral_api::error::{self as api, code};
@@ -30,6 +30,9 @@ pub enum Error {
     Plan(String),
     #[error("the request was not answered within its deadline")]
     Deadline,
+    /// Every node's queue is full; seconds after which to come back, as the header says them.
+    #[error("every node is busy; please try again in {0} s")]
+    Shed(String),
     /// No node can be asked.
     #[error("{0}")]
     NoNode(String),
@@ -39,6 +42,12 @@ pub enum Error {
     /// A node could not be reached, or refused the call.
     #[error("{}", rpc_message(.0))]
     Rpc(#[from] Box<tonic::Status>),
+    /// A node sent what no node can send.
+    #[error("the node's answer cannot be understood; please try again")]
+    Garbage(&'static str),
+    /// What happened to a generation that several requests waited for.
+    #[error("{0}")]
+    Shared(Arc<Self>),
 }
 
 impl From<Denial> for Error {
@@ -108,9 +117,11 @@ impl Error {
             Self::Guest(GuestError::FiltersBusy(_)) => 503,
             Self::Plan(_) => 500,
             Self::Deadline => 504,
-            Self::NoNode(_) => 503,
+            Self::NoNode(_) | Self::Shed(_) => 503,
             Self::Node(error) => api::status(&error.code),
             Self::Rpc(status) => of_rpc(code_of(status)).0,
+            Self::Garbage(_) => 502,
+            Self::Shared(error) => return error.status(),
         };
         // A guest may name any number; a refusal is never a success.
         StatusCode::from_u16(status)
@@ -128,11 +139,13 @@ impl Error {
             Self::BodyBroken(_) => code::INVALID_REQUEST,
             Self::Guest(GuestError::Deadline(_)) => code::DEADLINE_EXCEEDED,
             Self::Guest(GuestError::FiltersBusy(_)) => code::OVERLOADED,
-            Self::Guest(_) | Self::Plan(_) => code::INTERNAL,
+            Self::Guest(_) | Self::Plan(_) | Self::Garbage(_) => code::INTERNAL,
             Self::Deadline => code::DEADLINE_EXCEEDED,
             Self::NoNode(_) => code::UNAVAILABLE,
+            Self::Shed(_) => code::OVERLOADED,
             Self::Node(error) => &error.code,
             Self::Rpc(status) => of_rpc(code_of(status)).1,
+            Self::Shared(error) => error.code(),
         }
     }
 
@@ -142,6 +155,7 @@ impl Error {
             Self::Denied(denial) => {
                 denial.extra.iter().find(|(name, _)| name == PARAM).map(|(_, value)| value.as_str())
             }
+            Self::Shared(error) => error.param(),
             _ => None,
         }
     }
@@ -150,10 +164,13 @@ impl Error {
     pub fn headers(&self) -> Vec<(&str, &str)> {
         let mut headers: Vec<(&str, &str)> = match self {
             Self::Denied(denial) => denial.headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect(),
+            Self::Shared(error) => return error.headers(),
             _ => Vec::new(),
         };
         let named = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
-        if !named && matches!(self.status().as_u16(), 429 | 503) {
+        if let Self::Shed(seconds) = self {
+            headers.push(("retry-after", seconds));
+        } else if !named && matches!(self.status().as_u16(), 429 | 503) {
             headers.push(("retry-after", "1"));
         }
         headers
@@ -164,8 +181,16 @@ impl Error {
         match self {
             Self::Node(error) => error.retryable,
             Self::Rpc(status) => of_rpc(code_of(status)).2,
+            Self::Shared(error) => error.is_retryable(),
+            // The call ended, or cannot be begun, without a word of the node's.
+            Self::NoNode(_) | Self::Garbage(_) => true,
             _ => false,
         }
+    }
+
+    /// Whether it counts against the node: what it says of the request or of its being full does not.
+    pub fn is_nodes_fault(&self) -> bool {
+        self.is_retryable() && !matches!(self.code(), code::OVERLOADED | code::MODEL_NOT_FOUND)
     }
 
     /// The body of the refusal, in the API's format.
@@ -177,6 +202,7 @@ impl Error {
     pub fn event(&self) -> v1::Event {
         let error = match self {
             Self::Node(error) => error.clone(),
+            Self::Shared(error) => return error.event(),
             _ => v1::Error { code: self.code().into(), message: self.to_string(), retryable: self.is_retryable() },
         };
         v1::Event { kind: Some(v1::event::Kind::Error(error)) }
@@ -210,6 +236,8 @@ mod tests {
             (Error::Plan("?".into()), 500),
             (Error::Deadline, 504),
             (Error::NoNode("none".into()), 503),
+            (Error::Garbage("nonsense"), 502),
+            (Error::Shared(Arc::new(Error::Deadline)), 504),
             (node("overloaded"), 503),
             (node("service_unavailable"), 503),
             (node("context_length_exceeded"), 400),
@@ -235,6 +263,7 @@ mod tests {
     #[test]
     fn full_means_try_again() {
         assert_eq!(rpc(Code::Unavailable).headers(), [("retry-after", "1")]);
+        assert_eq!(Error::Shed("7".into()).headers(), [("retry-after", "7")]);
         assert_eq!(Error::Deadline.headers(), []);
         let denial = littoral_core::denial::unavailable("later", 30);
         assert_eq!(Error::from(denial).headers(), [("retry-after", "30")]);

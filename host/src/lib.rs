@@ -3,6 +3,8 @@
 //! A request walks [`door`] -> [`guest`] -> [`plan`] -> [`fleet`] and back; no room calls one to its left. [`edge`] puts
 //! the rooms together.
 
+pub mod admin;
+pub mod audit;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -13,4 +15,8 @@ pub mod fleet;
 pub mod guest;
 pub mod knowledge;
 pub mod plan;
+pub mod store;
 pub mod telemetry;
+pub mod tokens;
+pub mod upstream;
+pub mod vault;

@@ -1,5 +1,8 @@
 //! The wire between edge and node: messages and services generated from `littoral/v1/node.proto`.
 
+/// What encodes and decodes the messages.
+pub use prost;
+
 /// Version 1 of the protocol.
 pub mod v1 {
     #![allow(clippy::all)]
@@ -24,4 +27,6 @@ pub mod finish {
     pub const LENGTH: &str = "length";
     /// The model ended its turn with calls of tools.
     pub const TOOL_CALLS: &str = "tool_calls";
+    /// The node gave up; what it sent is no whole answer.
+    pub const INSUFFICIENT_SYSTEM_RESOURCE: &str = "insufficient_system_resource";
 }

@@ -68,6 +68,11 @@ impl Client {
         Self { key: Some(key.into()), ..self.clone() }
     }
 
+    /// The same client at another server.
+    pub fn at(&self, address: SocketAddr) -> Self {
+        Self { address, ..self.clone() }
+    }
+
     pub fn without_key(&self) -> Self {
         Self { key: None, ..self.clone() }
     }

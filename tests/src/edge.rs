@@ -7,16 +7,28 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
-use littoral_core::key::KeyRecord;
+use littoral_core::{
+    cache::{Policy, Rules},
+    key::KeyRecord,
+};
 
-use crate::{artefact, client::Client, metrics::Metrics, process::Process};
+use crate::{
+    artefact,
+    client::Client,
+    eventually,
+    metrics::Metrics,
+    process::{self, Process},
+};
 
 /// An edge that is about to be started.
 pub struct Setup {
     dir: PathBuf,
     nodes: Vec<(String, SocketAddr)>,
+    /// Further `[[node]]` sections, as they stand in the file.
+    upstreams: Vec<String>,
     sections: BTreeMap<&'static str, String>,
 }
 
@@ -26,6 +38,9 @@ pub struct Edge {
     pub http: SocketAddr,
     metrics: SocketAddr,
     pub keys: Keys,
+    keys_file: PathBuf,
+    /// `store.url`
+    pub store: String,
 }
 
 /// One key each.
@@ -35,6 +50,8 @@ pub struct Keys {
     pub globex: String,
     /// Of tenant acme too; its answers run through the filter `redact`.
     pub redacted: String,
+    /// Of tenant acme too; its answers never come from the cache.
+    pub uncached: String,
     /// Was good until 1970.
     pub expired: String,
 }
@@ -43,7 +60,12 @@ impl Edge {
     /// An edge in front of these nodes, called n1, n2 and so on.
     pub fn to(nodes: &[SocketAddr]) -> Setup {
         let named = nodes.iter().enumerate().map(|(i, address)| (format!("n{}", i + 1), *address));
-        Setup { dir: artefact::scratch("edge"), nodes: named.collect(), sections: BTreeMap::new() }
+        Setup {
+            dir: artefact::scratch("edge"),
+            nodes: named.collect(),
+            upstreams: Vec::new(),
+            sections: BTreeMap::new(),
+        }
     }
 
     /// A client with acme's key.
@@ -53,6 +75,11 @@ impl Edge {
 
     pub async fn metrics(&self) -> Metrics {
         Metrics::of(self.metrics).await
+    }
+
+    /// The file of its keys.
+    pub fn keys_file(&self) -> &Path {
+        &self.keys_file
     }
 
     pub fn metrics_address(&self) -> SocketAddr {
@@ -69,6 +96,12 @@ impl Setup {
         self
     }
 
+    /// Adds a node that speaks OpenAI's API; `more` are further lines of its section.
+    pub fn upstream(mut self, name: &str, url: &str, more: &str) -> Self {
+        self.upstreams.push(format!("[[node]]\nkind = 'openai'\nname = '{name}'\naddress = '{url}'\n{more}\n"));
+        self
+    }
+
     /// The folder of configuration and keys.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -81,6 +114,7 @@ impl Setup {
             ("edge", "listen", "'127.0.0.1:0'".to_string()),
             ("edge", "metrics", "'127.0.0.1:0'".into()),
             ("guest", "dir", format!("'{}'", artefact::guests().display())),
+            ("store", "url", format!("'{}'", self.dir.join("littoral.db").display())),
             ("keys", "file", format!("'{}'", self.dir.join("keys.json").display())),
         ];
         let mut sections = self.sections.clone();
@@ -90,10 +124,13 @@ impl Setup {
                 text.push_str(&format!("{key} = {value}\n"));
             }
         }
-        let mut toml: String = sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")).collect();
+        let none = if self.nodes.is_empty() && self.upstreams.is_empty() { "node = []\n" } else { "" };
+        let mut toml: String = none.to_string();
+        toml.extend(sections.iter().map(|(name, lines)| format!("[{name}]\n{lines}\n")));
         for (name, address) in &self.nodes {
             toml.push_str(&format!("[[node]]\nname = '{name}'\naddress = '{address}'\n\n"));
         }
+        self.upstreams.iter().for_each(|section| toml.push_str(section));
         let config = self.dir.join("edge.toml");
         fs::write(&config, toml).expect("the test's folder can be written to");
         let mut command = Command::new(artefact::binary("littoral"));
@@ -103,9 +140,33 @@ impl Setup {
 
     pub fn start(self) -> Edge {
         let (command, keys) = self.command();
+        let named = self.sections.get("store").and_then(|lines| lines.lines().find_map(|l| l.strip_prefix("url = ")));
+        let store = named
+            .map_or_else(|| self.dir.join("littoral.db").display().to_string(), |url| url.trim_matches('\'').into());
         let process = Process::start("edge", command);
         let (http, metrics) = (process.address("http"), process.address("metrics"));
-        Edge { process, http, metrics, keys }
+        let keys_file = self.dir.join("keys.json");
+        Edge { process, http, metrics, keys, keys_file, store }
+    }
+}
+
+impl Edge {
+    /// Runs `littoral key ...` on this edge's store; what it said.
+    pub fn key(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(artefact::binary("littoral"));
+        command.arg("key").args(arguments).args(["--store", &self.store]);
+        let ended = process::run("key", command, Duration::from_secs(20));
+        assert!(ended.status.success(), "{}", ended.said);
+        ended.said.trim().to_string()
+    }
+
+    /// A client with a new key of tenant `acme`, once the edge knows it.
+    pub async fn client_with(&self, arguments: &[&str]) -> Client {
+        let key = self.key(&[&["create", "--tenant", "acme", "--user", "ada"], arguments].concat());
+        let client = Client::new(self.http).with_key(&key);
+        let known = async || client.get("/v1/models").await.status != 401;
+        eventually("the new key", Duration::from_secs(5), known).await;
+        client
     }
 }
 
@@ -116,11 +177,20 @@ impl Keys {
         let (globex, globex_key) = record("globex");
         let (mut redacted, redacted_key) = record("acme");
         redacted.filters = vec!["redact".into()];
+        let (mut uncached, uncached_key) = record("acme");
+        uncached.cache = Some(Rules { policy: Some(Policy::Off), ttl_ms: None });
         let (mut expired, expired_key) = record("acme");
         expired.expires_at_ms = Some(1);
-        let records = serde_json::to_vec(&[acme, globex, redacted, expired]).expect("records always serialise");
+        let records =
+            serde_json::to_vec(&[acme, globex, redacted, uncached, expired]).expect("records always serialise");
         fs::write(path, records).expect("the test's folder can be written to");
-        Self { acme: acme_key, globex: globex_key, redacted: redacted_key, expired: expired_key }
+        Self {
+            acme: acme_key,
+            globex: globex_key,
+            redacted: redacted_key,
+            uncached: uncached_key,
+            expired: expired_key,
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -17,6 +17,11 @@ use std::{
 use futures::{FutureExt, Stream, StreamExt, future::BoxFuture};
 use littoral_proto::{
     MAX_MESSAGE_BYTES, finish,
+    health::{
+        HealthCheckRequest, HealthCheckResponse,
+        health_check_response::ServingStatus,
+        health_server::{Health, HealthServer},
+    },
     v1::{
         Delta, DescribeRequest, Error, Event, Finished, GenerateRequest, Model, NodeInfo, Started, Usage, delta::Part,
         event::Kind, node_server,
@@ -46,11 +51,21 @@ pub struct Script {
     pub gate: Option<(u32, Gate)>,
     /// Instead of this event, and of all that would follow.
     pub fault: Option<(u32, Fault)>,
+    /// Begins anew instead of going on after the tokens it is given.
+    pub ignores_resume: bool,
 }
 
 impl Default for Script {
     fn default() -> Self {
-        Self { tokens: 5, text: "t{} ".into(), interval: Duration::ZERO, prompt_tokens: 7, gate: None, fault: None }
+        Self {
+            tokens: 5,
+            text: "t{} ".into(),
+            interval: Duration::ZERO,
+            prompt_tokens: 7,
+            gate: None,
+            fault: None,
+            ignores_resume: false,
+        }
     }
 }
 
@@ -63,6 +78,10 @@ pub enum Fault {
     Status(Status),
     /// The stream ends as if all had been said.
     End,
+    /// The whole node dies: every socket is closed at once.
+    Crash,
+    /// This instead of the event that is due; the stream goes on.
+    Garbage(Event),
 }
 
 /// Holds streams back until it is opened.
@@ -105,11 +124,15 @@ pub struct Counts {
 pub struct InstantNode {
     address: SocketAddr,
     shared: Arc<Shared>,
-    runtime: Mutex<Option<Runtime>>,
+    runtime: Arc<Mutex<Option<Runtime>>>,
 }
 
 struct Shared {
-    info: NodeInfo,
+    info: Mutex<NodeInfo>,
+    /// What gRPC's health protocol says.
+    serving: AtomicBool,
+    /// Tells a thread outside the runtime to end it.
+    crash: std::sync::mpsc::Sender<()>,
     script: Mutex<Arc<Script>>,
     counts: Counts,
     last: Mutex<Option<GenerateRequest>>,
@@ -138,8 +161,11 @@ impl InstantNode {
             slots: u32::MAX,
             ..NodeInfo::default()
         };
+        let (crash, crashed) = std::sync::mpsc::channel();
         let shared = Arc::new(Shared {
-            info,
+            info: Mutex::new(info),
+            serving: AtomicBool::new(true),
+            crash,
             script: Mutex::new(Arc::new(script)),
             counts: Counts::default(),
             last: Mutex::default(),
@@ -147,7 +173,15 @@ impl InstantNode {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
         let runtime = runtime.expect("the system gives threads");
         runtime.spawn(serve(listener, shared.clone()));
-        Self { address, shared, runtime: Mutex::new(Some(runtime)) }
+        let runtime = Arc::new(Mutex::new(Some(runtime)));
+        let mine = runtime.clone();
+        std::thread::spawn(move || {
+            // An error: the node was dropped without a crash.
+            if crashed.recv().is_ok() {
+                end(&mine);
+            }
+        });
+        Self { address, shared, runtime }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -180,9 +214,23 @@ impl InstantNode {
 
     /// Ends as a process ends that is killed: every socket is closed at once.
     pub fn crash(&self) {
-        if let Some(runtime) = lock(&self.runtime).take() {
-            runtime.shutdown_timeout(Duration::from_secs(5));
-        }
+        end(&self.runtime);
+    }
+
+    /// Changes what the node says of itself.
+    pub fn describe(&self, change: impl FnOnce(&mut NodeInfo)) {
+        change(&mut lock(&self.shared.info));
+    }
+
+    /// What the node says by gRPC's health protocol.
+    pub fn set_serving(&self, serving: bool) {
+        self.shared.serving.store(serving, Relaxed);
+    }
+}
+
+fn end(runtime: &Mutex<Option<Runtime>>) {
+    if let Some(runtime) = lock(runtime).take() {
+        runtime.shutdown_timeout(Duration::from_secs(5));
     }
 }
 
@@ -207,14 +255,22 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
             counted.counts.connections.fetch_add(1, Relaxed);
         }
     });
+    let health = HealthServer::new(Scripted(shared.clone()));
     let service = node_server::NodeServer::new(Scripted(shared))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
     let server = Server::builder()
         .max_concurrent_streams(Some(100_000))
         .http2_max_pending_accept_reset_streams(Some(100_000))
+        .add_service(health)
         .add_service(service);
     server.serve_with_incoming(incoming).await.expect("the node serves until it is dropped");
+}
+
+/// `max_tokens` of a canonical request: no node goes beyond it.
+fn max_tokens(request: &[u8]) -> Option<u32> {
+    let request: serde_json::Value = serde_json::from_slice(request).ok()?;
+    u32::try_from(request["max_tokens"].as_u64()?).ok()
 }
 
 struct Scripted(Arc<Shared>);
@@ -227,16 +283,46 @@ impl node_server::Node for Scripted {
         let shared = self.0.clone();
         shared.counts.asked.fetch_add(1, Relaxed);
         let request = request.into_inner();
-        let script = lock(&shared.script).clone();
+        let mut script = lock(&shared.script).clone();
+        if let Some(most) = max_tokens(&request.request).filter(|most| *most < script.tokens) {
+            script = Arc::new(Script { tokens: most, ..(*script).clone() });
+        }
         let seed = request.seed.unwrap_or(1);
+        let sent = request.resume_from.iter().map(|resume| resume.token_ids.len() as u32).sum();
         *lock(&shared.last) = Some(request);
         shared.counts.open.fetch_add(1, Relaxed);
-        Ok(Response::new(Answer { script, shared, seed, at: 0, wait: None, gate: None, due: None, over: false }))
+        Ok(Response::new(Answer {
+            resume: if script.ignores_resume { 0 } else { sent },
+            script,
+            shared,
+            seed,
+            at: 0,
+            wait: None,
+            gate: None,
+            due: None,
+            over: false,
+        }))
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeInfo>, Status> {
         let running = self.0.counts.open.load(Relaxed);
-        Ok(Response::new(NodeInfo { running, ..self.0.info.clone() }))
+        let info = lock(&self.0.info).clone();
+        Ok(Response::new(NodeInfo { running: info.running + running, ..info }))
+    }
+}
+
+#[tonic::async_trait]
+impl Health for Scripted {
+    type WatchStream = futures::stream::Pending<Result<HealthCheckResponse, Status>>;
+
+    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let serving = self.0.serving.load(Relaxed);
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        Ok(Response::new(HealthCheckResponse { status: status.into() }))
+    }
+
+    async fn watch(&self, _: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("this node is only asked"))
     }
 }
 
@@ -245,6 +331,8 @@ pub struct Answer {
     script: Arc<Script>,
     shared: Arc<Shared>,
     seed: u64,
+    /// Tokens that another node has sent.
+    resume: u32,
     /// The event that comes next.
     at: u32,
     wait: Option<Pin<Box<Sleep>>>,
@@ -280,7 +368,7 @@ impl Answer {
         let (tokens, prompt_tokens) = (*tokens, *prompt_tokens);
         let kind = match self.at {
             0 => {
-                let node = self.shared.info.node.clone();
+                let node = lock(&self.shared.info).node.clone();
                 Kind::Started(Started { node, prompt_tokens, cached_tokens: 0, seed: self.seed })
             }
             n if n <= tokens => {
@@ -306,16 +394,25 @@ impl Stream for Answer {
         if let Some((at, fault)) = &self.script.fault
             && *at == self.at
         {
+            if let Fault::Garbage(event) = fault {
+                let event = event.clone();
+                self.at += 1;
+                return Poll::Ready(Some(Ok(event)));
+            }
             let item = match fault {
                 Fault::Error(error) => Some(Ok(Event { kind: Some(Kind::Error(error.clone())) })),
                 Fault::Status(status) => Some(Err(status.clone())),
-                Fault::End => None,
+                Fault::End | Fault::Garbage(_) => None,
+                Fault::Crash => {
+                    let _ = self.shared.crash.send(());
+                    return Poll::Pending;
+                }
             };
             self.over = true;
             return Poll::Ready(item);
         }
         let event = self.event();
-        self.at += 1;
+        self.at += if self.at == 0 { 1 + self.resume.min(self.script.tokens) } else { 1 };
         self.over = self.at > self.script.tokens + 2;
         Poll::Ready(Some(Ok(event)))
     }

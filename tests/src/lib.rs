@@ -7,7 +7,9 @@ pub mod instant_node;
 pub mod load;
 pub mod metrics;
 pub mod node;
+pub mod openai_server;
 pub mod process;
+pub mod redis_server;
 pub mod sse;
 pub mod wasi_host;
 

@@ -202,3 +202,32 @@ async fn the_policy_of_the_configuration_is_followed() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_remembered_decision_is_the_decision() {
+    let node = InstantNode::start("instant", Script { text: TEXT.into(), ..Script::default() });
+    let edge = Edge::to(&[node.address()]).with("guest", "memo_ms = 60000").start();
+    let client = edge.client();
+    let decided = async || edge.metrics().await.get("littoral_guest_decide_seconds_count");
+    let remembered = async || edge.metrics().await.get("littoral_memo_hits_total");
+    let body = ask("a", json!({}));
+    assert_eq!(said(&client, &body).await, MISS);
+    assert_eq!(said(&client, &body).await, HIT);
+    assert_eq!((decided().await, remembered().await), (1.0, 1.0));
+    // What the decision goes by is gone by.
+    assert_eq!(said(&client.with_header("cache-control", "no-cache"), &body).await, "bypass; reason=no-cache");
+    assert_eq!(said(&client.with_key(&edge.keys.globex), &body).await, MISS);
+    assert_eq!(said(&client, &ask("b", json!({}))).await, MISS);
+    // What is remembered holds no candidates: a sampled answer is generated anew every time.
+    let sampled = ask("a", json!({"temperature": 0.5}));
+    for _ in 0..3 {
+        assert_eq!(said(&client, &sampled).await, "bypass; reason=sampled");
+    }
+    let before = (decided().await, remembered().await);
+    // Refusals are not remembered, and a key that is taken back is refused at once.
+    client.with_key(&edge.keys.expired).chat(&body).await.error(401).await;
+    std::fs::write(edge.keys_file(), "[]").unwrap();
+    let refused = async || client.chat(&body).await.status == 401;
+    littoral_tests::eventually("the key's end", std::time::Duration::from_secs(5), refused).await;
+    assert!(decided().await > before.0);
+}

@@ -28,7 +28,10 @@ pub fn decide_layer(
     step: fn(littoral_core::Call, &dyn littoral_core::Knowledge) -> littoral_core::Step,
     call: bindings::exports::littoral::edge::policy::Call,
 ) -> bindings::exports::littoral::edge::policy::Outcome {
-    match step(call.into(), &Host) {
+    let mut call: littoral_core::Call = call.into();
+    // A layer has its say every time: what is remembered of the layers behind it would pass it by.
+    call.draft.memo = None;
+    match step(call, &Host) {
         std::ops::ControlFlow::Break(outcome) => outcome.into(),
         std::ops::ControlFlow::Continue(call) => bindings::littoral::edge::policy::decide(&call.into()).into(),
     }

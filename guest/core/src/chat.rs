@@ -31,7 +31,7 @@ const MAX_TOP_LOGPROBS: u32 = 20;
 const MAX_BIASES: usize = 1024;
 /// DeepSeek's largest `max_tokens`.
 const MAX_TOKENS: u32 = 393_216;
-/// Longest `user_id`, bytes (DeepSeek's limit).
+/// Longest `user_id` and `session_id`, bytes (DeepSeek's limit for the former).
 const MAX_USER_ID: usize = 512;
 
 /// The canonical request. Serialised in the order of its fields, with defaults written out.
@@ -161,8 +161,18 @@ pub struct Message {
 impl ChatRequest {
     /// Reads and checks a client's body.
     pub fn from_client(body: &[u8]) -> Result<Self, Denial> {
-        let raw: Raw = serde_json::from_slice(body).map_err(|e| explain(body, &e))?;
-        raw.check()
+        Self::with_session(body).map(|(request, _)| request)
+    }
+
+    /// Reads and checks a client's body; beside it its `session_id`, which names the conversation for its place in the
+    /// fleet only and is no part of the canonical form.
+    fn with_session(body: &[u8]) -> Result<(Self, Option<String>), Denial> {
+        let mut raw: Raw = serde_json::from_slice(body).map_err(|e| explain(body, &e))?;
+        let session_id = raw.session_id.take().filter(|id| !id.is_empty());
+        if session_id.as_ref().is_some_and(|id| id.len() > MAX_USER_ID) {
+            return Err(invalid(Some("session_id"), format!("'session_id' may have up to {MAX_USER_ID} bytes")));
+        }
+        Ok((raw.check()?, session_id))
     }
 
     /// Reads the canonical form.
@@ -188,13 +198,13 @@ impl ChatRequest {
         self.to_bytes()
     }
 
-    /// Routing key: the user if named, else the conversation's beginning, which later turns repeat.
-    fn session(&self, tenant: &str) -> String {
+    /// Routing key: the conversation or the user if named, else the conversation's beginning, which later turns repeat.
+    fn session(&self, tenant: &str, named: Option<&str>) -> String {
         let mut hash = Sha256::new();
         hash.update(tenant);
         hash.update([0]);
-        if let Some(user) = &self.user_id {
-            hash.update(user);
+        if let Some(named) = named.or(self.user_id.as_deref()) {
+            hash.update(named);
         } else {
             hash.update(&self.model);
             let first_user = self.messages.iter().position(|m| m.role == "user").unwrap_or(0);
@@ -223,9 +233,9 @@ pub fn read(call: &mut Call) -> Result<ChatRequest, Outcome> {
     let Some(body) = call.body.as_deref() else {
         return Err(Outcome::Need(vec![Want::Body]));
     };
-    let request = ChatRequest::from_client(body)?;
+    let (request, session_id) = ChatRequest::with_session(body)?;
     call.draft.request = request.to_bytes();
-    call.draft.session = request.session(call.draft.tenant());
+    call.draft.session = request.session(call.draft.tenant(), session_id.as_deref());
     call.draft.seed = request.seed;
     call.draft.rendering = Some(Rendering {
         dialect: dialect::CHAT.into(),
@@ -258,6 +268,7 @@ struct Raw {
     /// Signed as clients send it, or unsigned as the canonical form writes it.
     seed: Option<i128>,
     user_id: Option<String>,
+    session_id: Option<String>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
     tools: Option<Vec<Value>>,

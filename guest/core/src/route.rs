@@ -1,9 +1,12 @@
 //! The router: what the path asks for, and the nodes that may answer it. It is the last layer, and opens.
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
-    Body, Call, Knowledge, Outcome, Reply, chat,
-    denial::{method_not_allowed, not_found, unavailable, unknown_model},
-    operation,
+    Body, Call, Knowledge, Outcome, Reply, Want, chat,
+    denial::{internal, method_not_allowed, not_found, unavailable, unknown_model},
+    extra_name, fact_kind, operation, retrieval,
+    step_up::Proof,
 };
 
 /// How many nodes a plan names: the first choice and those that may take over.
@@ -16,6 +19,12 @@ pub enum Endpoint {
     Chat,
     /// `GET /models`
     Models,
+    /// `POST /retrieval`
+    Retrieval,
+    /// `POST /oauth/token`
+    Token,
+    /// `POST /auth/step-up`
+    StepUp,
 }
 
 impl Endpoint {
@@ -24,13 +33,16 @@ impl Endpoint {
         match path.strip_prefix("/v1").unwrap_or(path) {
             "/chat/completions" => Some(Self::Chat),
             "/models" => Some(Self::Models),
+            "/retrieval" => Some(Self::Retrieval),
+            "/oauth/token" => Some(Self::Token),
+            "/auth/step-up" => Some(Self::StepUp),
             _ => None,
         }
     }
 
     fn method(self) -> &'static str {
         match self {
-            Self::Chat => "POST",
+            Self::Chat | Self::Retrieval | Self::Token | Self::StepUp => "POST",
             Self::Models => "GET",
         }
     }
@@ -49,6 +61,29 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
             call.draft.operation = operation::MODELS.into();
             Body::Service(operation::MODELS.into(), String::new())
         }
+        Endpoint::Retrieval => {
+            if let Err(outcome) = retrieval::read(&mut call) {
+                return outcome;
+            }
+            Body::Service(operation::RETRIEVAL.into(), String::new())
+        }
+        Endpoint::Token => {
+            let grant = call.draft.extra.iter().find(|(name, _)| name == extra_name::GRANT);
+            let Some((_, grant)) = grant.cloned() else {
+                return internal("no policy layer let a client in").into();
+            };
+            call.draft.operation = operation::OAUTH_TOKEN.into();
+            Body::Service(operation::OAUTH_TOKEN.into(), grant)
+        }
+        Endpoint::StepUp => {
+            let Some(body) = call.body.as_deref() else { return Outcome::Need(vec![Want::Body]) };
+            let proof = match Proof::read(body) {
+                Ok(proof) => serde_json::to_string(&proof).expect("strings always serialise"),
+                Err(denial) => return denial.into(),
+            };
+            call.draft.operation = operation::STEP_UP.into();
+            Body::Service(operation::STEP_UP.into(), proof)
+        }
         Endpoint::Chat => {
             if let Err(outcome) = chat::draft(&mut call) {
                 return outcome;
@@ -59,7 +94,8 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
                 return unknown_model(model).into();
             }
             draft.candidates = known.candidates(model, draft.tenant(), &draft.session, CANDIDATES);
-            if draft.candidates.is_empty() {
+            // A host that waits for nodes asks for candidates itself when there are some.
+            if draft.candidates.is_empty() && !waits(known) {
                 return unavailable(format!("no node that serves '{model}' is ready"), 1).into();
             }
             draft.operation = operation::GENERATE.into();
@@ -67,4 +103,17 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
         }
     };
     Outcome::Reply(Box::new(Reply { status: 200, headers: Vec::new(), body, plan: call.draft }))
+}
+
+/// Whether the host lets requests wait while no node is ready. What it does not say it does not do.
+fn waits(known: &dyn Knowledge) -> bool {
+    let config = known.peek(fact_kind::CONFIG, "fleet").and_then(|fact| fact.value);
+    config.and_then(|json| serde_json::from_slice(&json).ok()).is_some_and(|config: FleetConfig| config.wait_ms > 0)
+}
+
+/// What of the section `fleet` matters to decisions, as the host hands it in.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FleetConfig {
+    pub wait_ms: u64,
 }

@@ -124,6 +124,12 @@ impl Plan {
 pub mod operation {
     pub const GENERATE: &str = "generate";
     pub const MODELS: &str = "models";
+    /// Dify's External Knowledge API; the plan's request is the canonical one.
+    pub const RETRIEVAL: &str = "retrieval";
+    /// Arguments: JSON of [`crate::oauth::Grant`].
+    pub const OAUTH_TOKEN: &str = "oauth-token";
+    /// Arguments: JSON of [`crate::step_up::Proof`].
+    pub const STEP_UP: &str = "step-up";
 }
 
 /// Values of [`Rendering::dialect`].
@@ -145,6 +151,33 @@ pub mod fact_kind {
     pub const API_KEY: &str = "api-key";
     /// Key: the name of a section. Value: JSON.
     pub const CONFIG: &str = "config";
+    /// Key: [`crate::token::key_of`]. Value: JSON of [`crate::token::jwks::Key`]. One that is not in memory may be fetched.
+    pub const VERIFYING_KEY: &str = "verifying-key";
+    /// Key: [`crate::token::by_jti`] or [`crate::token::by_subject`]. Value: JSON of [`crate::token::Revocation`], none when
+    /// nothing of the kind was revoked.
+    pub const REVOKED: &str = "revoked";
+    /// Key: an address. Value: JSON of [`crate::step_up::place::Place`].
+    pub const PLACE: &str = "place";
+    /// Key: [`crate::step_up::user_key`]. Value: JSON of [`crate::step_up::place::Seen`], none for a user never seen.
+    pub const SEEN: &str = "seen";
+    /// Key: the name of a tenant. Value: JSON of [`crate::limits::TenantPolicy`], none when nothing is said of it.
+    pub const TENANT: &str = "tenant";
+}
+
+/// Values of [`Effect::kind`].
+pub mod effect_kind {
+    /// Key: [`crate::step_up::user_key`]. Value: JSON of the [`crate::step_up::place::Place`] the user was seen at.
+    pub const SEE: &str = "see";
+}
+
+/// Names in [`Plan::extra`]; the values are JSON.
+pub mod extra_name {
+    /// [`crate::limits::Reservation`]
+    pub const RESERVATION: &str = "reservation";
+    /// [`crate::cache::Rules`] of the key that opened the door.
+    pub const CACHE_RULES: &str = "cache-rules";
+    /// [`crate::oauth::Grant`]
+    pub const GRANT: &str = "grant";
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

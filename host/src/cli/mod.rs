@@ -1,10 +1,16 @@
 //! The command line.
 
+mod admin;
 mod ask;
+mod audit;
+mod cache;
 mod chat;
 mod key;
 mod models;
 mod serve;
+mod store;
+mod token;
+mod user;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
@@ -28,9 +34,24 @@ enum Command {
     /// Manages model files: what is here, pull, remove.
     #[command(subcommand)]
     Models(models::Models),
+    /// Manages the answers that edges keep.
+    #[command(subcommand)]
+    Cache(cache::Cache),
     /// Manages API keys.
     #[command(subcommand)]
     Key(key::Key),
+    /// Mints and revokes access tokens.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// Manages second factors.
+    #[command(subcommand)]
+    User(user::User),
+    /// Manages the admin listener.
+    #[command(subcommand)]
+    Admin(admin::Admin),
+    /// Checks and searches the audit log.
+    #[command(subcommand)]
+    Audit(audit::Audit),
     /// Prints completions for a shell: `source <(littoral completions bash)`.
     Completions { shell: Shell },
 }
@@ -41,8 +62,13 @@ impl Cli {
         match self.command {
             Command::Serve(serve) => serve.run(),
             Command::Ask(ask) => ask.run(),
+            Command::Cache(cache) => cache.run(),
             Command::Chat(chat) => chat.run(),
             Command::Key(key) => key.run(),
+            Command::Token(token) => token.run(),
+            Command::User(user) => user.run(),
+            Command::Admin(admin) => admin.run(),
+            Command::Audit(audit) => audit.run(),
             Command::Models(models) => models.run(),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "littoral", &mut std::io::stdout());

@@ -37,6 +37,9 @@ pub struct Serve {
     /// File of the API keys.
     #[arg(long, value_name = "FILE", env = "LITTORAL_KEYS")]
     keys: Option<PathBuf>,
+    /// The store of keys, revocations and budgets: a file, or the address of a Redis.
+    #[arg(long, value_name = "URL", env = "LITTORAL_STORE")]
+    store: Option<String>,
     /// Worker threads.
     #[arg(long, value_name = "N", env = "LITTORAL_WORKERS")]
     workers: Option<usize>,
@@ -64,6 +67,7 @@ impl Serve {
         }
         config.guest.dir = self.guests.unwrap_or(config.guest.dir);
         config.keys.file = self.keys.unwrap_or(config.keys.file);
+        config.store.url = self.store.unwrap_or(config.store.url);
         config.check()?;
         Ok(config)
     }
@@ -71,8 +75,8 @@ impl Serve {
 
 fn node(text: &str) -> Node {
     match text.split_once('=') {
-        Some((name, address)) => Node { name: Some(name.into()), address: address.into() },
-        None => Node { name: None, address: text.into() },
+        Some((name, address)) => Node::at(address).named(name),
+        None => Node::at(text),
     }
 }
 
@@ -83,7 +87,13 @@ fn until_stopped(running: Running, log: &Log) -> anyhow::Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         // Read by programs that started us: the addresses with the ports the system chose.
-        println!("ready http={} metrics={}", running.http, running.metrics);
+        let mut ready = format!("ready http={} metrics={}", running.http, running.metrics);
+        if let Some((address, token)) = &running.admin {
+            // Shown this once; `littoral admin token` makes another.
+            token.iter().for_each(|token| println!("admin token {token}"));
+            ready.push_str(&format!(" admin={address}"));
+        }
+        println!("{ready}");
         io::stdout().flush()?;
         let mut stop = async || {
             tokio::select! {

@@ -2,16 +2,31 @@
 //!
 //! [`read`] refuses what it does not know; [`Config::check`] refuses what cannot work. Both name the key.
 
+mod access;
+mod auth;
+mod fleet;
 mod known;
+mod node;
 mod read;
+mod retrieval;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
-use littoral_core::cache::{CacheConfig, Policy};
+use ipnet::IpNet;
+use littoral_core::{
+    address::ForwardedBy,
+    cache::{CacheConfig, Policy, Rules, route},
+    limits::{Prices, TenantPolicy},
+};
 use serde::Deserialize;
 
 use crate::guest::GuestConfig;
-pub use read::{ConfigError, parse, read};
+pub use access::{Admin, Audit, OnFull, OnLoss, Store};
+pub use auth::{Auth, Issuer, Jwks, LONGEST_TOKEN_S, Token};
+pub use fleet::Fleet;
+pub use node::{Kind, Node};
+pub use read::{ConfigError, nodes, parse, read};
+pub use retrieval::Retrieval;
 
 /// The largest `edge.max_body_bytes`: what the wire to the nodes carries (see [`littoral_proto::MAX_MESSAGE_BYTES`]).
 const MAX_BODY_CAP: usize = 64 << 20;
@@ -23,19 +38,39 @@ pub struct Config {
     pub edge: Edge,
     /// The pool, one `[[node]]` each.
     pub node: Vec<Node>,
+    pub fleet: Fleet,
     pub cache: Cache,
+    pub retrieval: Retrieval,
     pub guest: GuestConfig,
     pub keys: Keys,
+    pub store: Store,
+    pub audit: Audit,
+    pub auth: Auth,
+    pub token: Token,
+    pub admin: Admin,
+    /// Limits of tenants, `[tenant.NAME]`; `*` is every other's.
+    pub tenant: BTreeMap<String, TenantPolicy>,
+    /// Prices of models, `[price.MODEL]`; `*` is every other's.
+    pub price: Prices,
 }
 
 impl Default for Config {
     fn default() -> Self {
         Self {
             edge: Edge::default(),
-            node: vec![Node { name: None, address: "127.0.0.1:7433".into() }],
+            node: vec![Node::at("127.0.0.1:7433")],
+            fleet: Fleet::default(),
             cache: Cache::default(),
+            retrieval: Retrieval::default(),
             guest: GuestConfig::default(),
             keys: Keys::default(),
+            store: Store::default(),
+            audit: Audit::default(),
+            auth: Auth::default(),
+            token: Token::default(),
+            admin: Admin::default(),
+            tenant: BTreeMap::new(),
+            price: Prices::new(),
         }
     }
 }
@@ -50,6 +85,12 @@ pub struct Edge {
     pub metrics: SocketAddr,
     /// Threads, each with a listener, guests and connections of its own; by default one a core.
     pub workers: Option<usize>,
+    /// Networks of the proxies whose word on a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header in which they name it: `x-forwarded-for` or `forwarded`.
+    pub forwarded_by: ForwardedBy,
+    /// Whether their connections begin with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
     /// Largest request body, bytes.
     pub max_body_bytes: usize,
     /// Longest a request may take when its plan sets no deadline, milliseconds.
@@ -70,6 +111,9 @@ impl Default for Edge {
             listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
             metrics: SocketAddr::from(([127, 0, 0, 1], 8081)),
             workers: None,
+            trusted_proxies: Vec::new(),
+            forwarded_by: ForwardedBy::default(),
+            proxy_protocol: false,
             max_body_bytes: 8 << 20,
             deadline_ms: 10 * 60 * 1000,
             header_timeout_ms: 60_000,
@@ -91,22 +135,6 @@ impl Edge {
     }
 }
 
-/// An inference node.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Node {
-    /// What plans and logs call it; its address by default.
-    pub name: Option<String>,
-    /// `host:port` of its gRPC listener.
-    pub address: String,
-}
-
-impl Node {
-    pub fn name(&self) -> &str {
-        self.name.as_deref().unwrap_or(&self.address)
-    }
-}
-
 /// The answer cache of this process.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -115,6 +143,8 @@ pub struct Cache {
     pub policy: Policy,
     /// How long an answer is kept, milliseconds.
     pub ttl_ms: u64,
+    /// Other rules for one route: `policy` and `ttl_ms` of `cache.routes.chat`.
+    pub routes: BTreeMap<String, Rules>,
     /// Memory all answers together may take, bytes.
     pub max_bytes: u64,
     /// An answer larger than this is not kept, bytes.
@@ -123,21 +153,23 @@ pub struct Cache {
 
 impl Default for Cache {
     fn default() -> Self {
-        let CacheConfig { policy, ttl_ms } = CacheConfig::default();
-        Self { policy, ttl_ms, max_bytes: 64 << 20, max_answer_bytes: 1 << 20 }
+        let CacheConfig { policy, ttl_ms, routes } = CacheConfig::default();
+        Self { policy, ttl_ms, routes, max_bytes: 64 << 20, max_answer_bytes: 1 << 20 }
     }
 }
 
 impl Cache {
     /// The part the guests decide by, as the JSON of [`CacheConfig`].
     pub fn for_guests(&self) -> Vec<u8> {
-        let policy = match self.policy {
-            Policy::Deterministic => "deterministic",
-            Policy::Always => "always",
-            Policy::Header => "header",
-            Policy::Off => "off",
-        };
-        serde_json::json!({ "policy": policy, "ttl_ms": self.ttl_ms }).to_string().into_bytes()
+        let Self { policy, ttl_ms, routes, .. } = self.clone();
+        serde_json::to_vec(&CacheConfig { policy, ttl_ms, routes }).expect("names and numbers always serialise")
+    }
+}
+
+impl Config {
+    /// Whose tokens are taken, as the JSON the guests read.
+    pub fn issuers_for_guests(&self) -> Vec<u8> {
+        serde_json::to_vec(&auth::for_guests(&self.auth, &self.token)).expect("strings and numbers always serialise")
     }
 }
 
@@ -145,7 +177,7 @@ impl Cache {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Keys {
-    /// JSON list of key records, written by `littoral key create` and read again when it changes.
+    /// JSON list of further key records, beside those of the store; read again when it changes. It need not exist.
     pub file: PathBuf,
 }
 
@@ -173,27 +205,37 @@ impl Config {
         if self.edge.max_body_bytes > MAX_BODY_CAP {
             return refuse("edge.max_body_bytes", format!("must be at most {MAX_BODY_CAP}"));
         }
-        if self.node.is_empty() {
+        if let Some(name) = self.cache.routes.keys().find(|name| !route::ALL.contains(&name.as_str())) {
+            let known = route::ALL.join(", ");
+            return refuse(&format!("cache.routes.{name}"), format!("there is no such route (known: {known})"));
+        }
+        self.fleet.check()?;
+        self.retrieval.check()?;
+        if self.edge.proxy_protocol && self.edge.trusted_proxies.is_empty() {
+            let message = "needs edge.trusted_proxies: who else would be believed?".into();
+            return refuse("edge.proxy_protocol", message);
+        }
+        access::check(self)?;
+        auth::check(&self.auth, &self.token)?;
+        if self.node.is_empty() && !self.fleet.discovers() {
             return refuse("node", "no node is named; add [[node]] with its address, or --node HOST:PORT".into());
         }
-        for (i, node) in self.node.iter().enumerate() {
-            let key = format!("node[{i}].address");
-            if node.address.contains("://") {
-                return refuse(&key, format!("'{}' must be HOST:PORT, without a scheme", node.address));
-            }
-            let port = node.address.rsplit_once(':').and_then(|(host, port)| {
-                let port: u16 = port.parse().ok()?;
-                (!host.is_empty() && port != 0).then_some(port)
-            });
-            if port.is_none() {
-                return refuse(&key, format!("'{}' is not HOST:PORT", node.address));
-            }
-            if self.node[..i].iter().any(|other| other.name() == node.name()) {
-                return refuse(&key, format!("two nodes are called '{}'", node.name()));
-            }
-        }
-        Ok(())
+        check_nodes(&self.node)
     }
+}
+
+/// Refuses nodes that cannot be told apart or reached.
+fn check_nodes(nodes: &[Node]) -> Result<(), ConfigError> {
+    for (i, node) in nodes.iter().enumerate() {
+        let refuse = |message| Err(ConfigError::Invalid { key: format!("node[{i}].address"), message });
+        if let Err(message) = node.check_address() {
+            return refuse(message);
+        }
+        if nodes[..i].iter().any(|other| other.name() == node.name()) {
+            return refuse(format!("two nodes are called '{}'", node.name()));
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -221,10 +263,17 @@ mod tests {
             ("[edge]\nworkers = 0", "edge.workers"),
             ("[edge]\nmax_body_bytes = 999999999", "edge.max_body_bytes"),
             ("[[node]]\naddress = 'http://a:1'", "node[0].address"),
+            ("[[node]]\naddress = 'a:1'\nkind = 'openai'", "node[0].address"),
             ("[[node]]\naddress = 'a'", "node[0].address"),
             ("[[node]]\naddress = ':1'", "node[0].address"),
             ("[[node]]\naddress = 'a:1'\n[[node]]\naddress = 'a:1'", "node[1].address"),
             ("node = []", "node"),
+            ("[retrieval]\nurl = 'a:1'", "retrieval.url"),
+            ("[fleet]\ndns = ['nodes']", "fleet.dns"),
+            ("[fleet]\nload_factor = 0.5", "fleet.load_factor"),
+            ("[fleet]\nbreaker_max_ms = 1", "fleet.breaker_max_ms"),
+            ("[cache.routes.chta]\npolicy = 'off'", "cache.routes.chta"),
+            ("[edge]\nproxy_protocol = true", "edge.proxy_protocol"),
         ];
         for (text, expected) in cases {
             match parse(text).and_then(|config| config.check()) {

@@ -2,7 +2,9 @@
 
 use std::{io, path::Path};
 
-use super::{Cache, Config, Edge, Keys, Node, known};
+use serde::Deserialize;
+
+use super::{Cache, Config, Edge, Fleet, Keys, Node, Retrieval, access, auth, check_nodes, known};
 use crate::guest::GuestConfig;
 
 /// Why a configuration was refused.
@@ -30,15 +32,35 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     known::check::<Config>("", &file)?;
     section::<Edge>("edge", &file)?;
     section::<Node>("node", &file)?;
+    section::<Fleet>("fleet", &file)?;
     section::<Cache>("cache", &file)?;
+    section::<Retrieval>("retrieval", &file)?;
     section::<GuestConfig>("guest", &file)?;
     section::<Keys>("keys", &file)?;
+    access::known(&file)?;
+    auth::known(&file)?;
     // From the text again, so that an error of type shows the line.
     Ok(toml::from_str(text)?)
 }
 
+/// Reads the text of a file that holds `[[node]]` sections alone.
+pub fn nodes(text: &str) -> Result<Vec<Node>, ConfigError> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nodes {
+        #[serde(default)]
+        node: Vec<Node>,
+    }
+    let file: toml::Table = text.parse()?;
+    known::check::<Nodes>("", &file)?;
+    section::<Node>("node", &file)?;
+    let Nodes { node } = toml::from_str(text)?;
+    check_nodes(&node)?;
+    Ok(node)
+}
+
 /// Checks the keys of `[name]`, or of each `[[name]]`. A section of another type is left to the typed reading.
-fn section<'de, T: serde::Deserialize<'de>>(name: &str, file: &toml::Table) -> Result<(), ConfigError> {
+pub(super) fn section<'de, T: serde::Deserialize<'de>>(name: &str, file: &toml::Table) -> Result<(), ConfigError> {
     match file.get(name) {
         Some(toml::Value::Table(table)) => known::check::<T>(&format!("{name}."), table),
         Some(toml::Value::Array(list)) => {

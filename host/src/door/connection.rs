@@ -4,9 +4,12 @@ use std::{cell::Cell, convert::Infallible, future::Future, net::IpAddr, pin::pin
 
 use hyper::{Request, body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::sleep};
+use tokio::{
+    net::TcpStream,
+    time::{sleep, timeout},
+};
 
-use super::Door;
+use super::{Door, origin};
 
 /// Runs HTTP/2's tasks on the worker's own thread.
 #[derive(Debug, Clone, Copy)]
@@ -19,17 +22,23 @@ impl<F: Future + 'static> Executor<F> for Local {
 }
 
 impl Door {
-    pub(super) async fn connection(self: Rc<Self>, stream: TcpStream, peer: IpAddr) {
+    pub(super) async fn connection(self: Rc<Self>, mut stream: TcpStream, mut peer: IpAddr) {
         // A small answer in two writes waits 40 ms without it; a socket that refuses the option still works.
         let _ = stream.set_nodelay(true);
         let _open = Open::new(&self);
-        let peer: Rc<str> = peer.to_string().into();
+        if self.origin.announces(peer) {
+            match timeout(self.header_timeout, origin::announced(&mut stream, peer)).await {
+                Ok(Ok(source)) => peer = source,
+                Ok(Err(error)) => return tracing::info!(%peer, %error, "a connection was closed"),
+                Err(_) => return,
+            }
+        }
         let asked = Rc::new(Cell::new(false));
         let service = service_fn(|request: Request<Incoming>| {
             asked.set(true);
-            let (door, peer) = (self.clone(), peer.clone());
+            let door = self.clone();
             // hyper keeps room for one such future as long as the connection lives, and this one is large.
-            Box::pin(async move { Ok::<_, Infallible>(door.answer(request, &peer).await) })
+            Box::pin(async move { Ok::<_, Infallible>(door.answer(request, peer).await) })
         });
         let mut connection = pin!(self.builder.serve_connection(TokioIo::new(stream), service));
         let mut stopped = pin!(self.stop.cancelled());

@@ -12,16 +12,16 @@ use crate::{
 };
 
 #[derive(Serialize)]
-struct Health<'a> {
+struct Health {
     ready: bool,
     draining: bool,
-    nodes: &'a [NodeStatus],
+    nodes: Vec<NodeStatus>,
 }
 
 /// 200 when ready, else 503; the same document with both.
 pub fn answer(shared: &Shared, draining: bool, received: Instant) -> Response<Body> {
     let view = shared.fleet.view();
-    let health = Health { ready: view.is_ready() && !draining, draining, nodes: view.nodes() };
+    let health = Health { ready: view.is_ready() && !draining, draining, nodes: view.statuses() };
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let document = serde_json::to_vec(&health).expect("strings, numbers and booleans always serialise");
     let mut response = Response::new(Body::whole(document.into()));

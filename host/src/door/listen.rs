@@ -32,6 +32,12 @@ pub fn metrics_listener(address: SocketAddr) -> anyhow::Result<(SocketAddr, TcpL
     Ok((listener.local_addr()?, listener))
 }
 
+/// The listener of administrators, shared with nobody.
+pub fn admin_listener(address: SocketAddr) -> anyhow::Result<(SocketAddr, TcpListener)> {
+    let listener = listen(address, false).with_context(|| refused(address, "admin.listen"))?;
+    Ok((listener.local_addr()?, listener))
+}
+
 fn refused(address: SocketAddr, flag: &str) -> String {
     format!("cannot listen on {address}; stop what uses it, or choose another address with {flag}")
 }

@@ -5,6 +5,7 @@
 mod connection;
 mod health;
 mod listen;
+mod origin;
 mod page;
 mod request;
 
@@ -25,7 +26,8 @@ use crate::{
     config,
     plan::{Bounds, Executor},
 };
-pub use listen::{bind, metrics_listener};
+pub use listen::{admin_listener, bind, metrics_listener};
+use origin::Origin;
 
 /// Largest head of a request, bytes.
 const MAX_HEAD: usize = 64 << 10;
@@ -37,6 +39,7 @@ pub struct Door {
     builder: auto::Builder<connection::Local>,
     executor: Rc<Executor>,
     bounds: Bounds,
+    origin: Origin,
     header_timeout: Duration,
     drain_timeout: Duration,
     max_connections: usize,
@@ -63,6 +66,7 @@ impl Door {
             builder,
             executor: Rc::new(executor),
             bounds: Bounds { size: config.max_body_bytes, time },
+            origin: Origin::new(config),
             header_timeout,
             drain_timeout: config.drain_timeout(),
             max_connections: config.max_connections.div_ceil(config.worker_count()),

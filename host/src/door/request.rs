@@ -1,6 +1,6 @@
 //! From hyper's request to an [`Arrival`].
 
-use std::time::Instant;
+use std::{net::IpAddr, time::Instant};
 
 use http::{HeaderMap, Request, Response, Version, header::EXPECT};
 use hyper::body::Incoming;
@@ -16,7 +16,7 @@ use crate::{
 const MAX_REQUEST_ID: usize = 128;
 
 impl Door {
-    pub(super) async fn answer(&self, request: Request<Incoming>, peer: &str) -> Response<Body> {
+    pub(super) async fn answer(&self, request: Request<Incoming>, peer: IpAddr) -> Response<Body> {
         let received = Instant::now();
         if request.uri().path() == "/healthz" {
             return health::answer(self.executor.shared(), self.stop.is_cancelled(), received);
@@ -28,6 +28,7 @@ impl Door {
         }
         let (parts, body) = request.into_parts();
         let discardable = parts.version < Version::HTTP_2 && !parts.headers.contains_key(EXPECT);
+        let client = self.origin.client(peer, &parts.headers);
         let arrival = Arrival {
             id: request_id(&parts.headers),
             head: Head {
@@ -36,7 +37,7 @@ impl Door {
                 query: parts.uri.query().map(Into::into),
                 headers: parts.headers.iter().map(|(n, v)| (n.as_str().into(), v.as_bytes().into())).collect(),
             },
-            peer: peer.into(),
+            peer: client.to_string(),
             body: Upload::new(body, self.bounds, discardable),
             received,
         };

@@ -1,18 +1,28 @@
 //! What is known of the fleet at one moment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use littoral_core::Model;
 use serde::Serialize;
 
-use super::Report;
-use crate::config;
+use super::{Known, Member};
 
-/// An immutable picture of the fleet.
-#[derive(Debug, Default)]
+/// An immutable picture of the fleet. What changes with every request is in the members.
+#[derive(Default)]
 pub struct View {
-    nodes: Vec<NodeStatus>,
+    nodes: Vec<Node>,
     models: BTreeMap<String, Served>,
+    aliases: BTreeMap<String, String>,
+}
+
+/// A node, and what it is.
+pub struct Node {
+    pub member: Arc<Member>,
+    /// Reachable and not draining.
+    pub ready: bool,
+    draining: bool,
+    device: String,
+    models: Vec<String>,
 }
 
 /// A node as `/healthz` shows it.
@@ -24,8 +34,13 @@ pub struct NodeStatus {
     pub draining: bool,
     pub device: String,
     pub models: Vec<String>,
-    pub running: u32,
-    pub queued: u32,
+    /// Requests that are there, running or queued.
+    pub busy: u32,
+    pub slots: u32,
+    /// Left alone after failures.
+    pub ejected: bool,
+    pub rtt_ms: f32,
+    pub loss: f32,
 }
 
 /// A model and where it is served.
@@ -39,11 +54,11 @@ pub struct Served {
 }
 
 impl View {
-    pub(super) fn of(nodes: &[config::Node], reports: &[Report]) -> Self {
-        let mut view = Self::default();
-        for (i, (node, report)) in nodes.iter().zip(reports).enumerate() {
-            let info = report.info.clone().unwrap_or_default();
-            let ready = report.reachable && !info.draining;
+    pub(super) fn of(nodes: &[Known], aliases: &BTreeMap<String, String>) -> Self {
+        let mut view = Self { aliases: aliases.clone(), ..Self::default() };
+        for (i, node) in nodes.iter().enumerate() {
+            let info = node.info.clone().unwrap_or_default();
+            let ready = node.reachable && !info.draining;
             for model in &info.models {
                 let known = view.models.entry(model.name.clone());
                 let served = known.or_insert_with(|| Served {
@@ -66,30 +81,51 @@ impl View {
                     served.nodes.push(i);
                 }
             }
-            view.nodes.push(NodeStatus {
-                name: node.name().into(),
+            view.nodes.push(Node {
+                member: node.member.clone(),
                 ready,
                 draining: info.draining,
                 device: info.device,
                 models: info.models.into_iter().map(|m| m.name).collect(),
-                running: info.running,
-                queued: info.queued,
             });
         }
         view
     }
 
-    pub fn nodes(&self) -> &[NodeStatus] {
+    pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// Every model that a node was seen to serve, by name.
-    pub fn models(&self) -> impl Iterator<Item = &Model> {
-        self.models.values().map(|served| &served.model)
+    /// The nodes as they are now, for people to read.
+    pub fn statuses(&self) -> Vec<NodeStatus> {
+        let status = |node: &Node| {
+            let (rtt_ms, loss) = node.member.network();
+            NodeStatus {
+                name: node.member.name().into(),
+                ready: node.ready,
+                draining: node.draining,
+                device: node.device.clone(),
+                models: node.models.clone(),
+                busy: node.member.busy(),
+                slots: node.member.slots(),
+                ejected: node.member.is_open(),
+                rtt_ms,
+                loss,
+            }
+        };
+        self.nodes.iter().map(status).collect()
     }
 
+    /// Every model that a node was seen to serve, and every other name that stands for one.
+    pub fn models(&self) -> impl Iterator<Item = (&str, &Model)> {
+        let named = self.models.iter().map(|(name, served)| (name.as_str(), &served.model));
+        let others = self.aliases.iter().filter(|(alias, _)| !self.models.contains_key(*alias));
+        named.chain(others.filter_map(|(alias, name)| Some((alias.as_str(), &self.models.get(name)?.model))))
+    }
+
+    /// The model of this name, or of the name that this one stands for.
     pub fn served(&self, model: &str) -> Option<&Served> {
-        self.models.get(model)
+        self.models.get(model).or_else(|| self.models.get(self.aliases.get(model)?))
     }
 
     /// Whether a request could be answered now.

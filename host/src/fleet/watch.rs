@@ -1,13 +1,30 @@
-//! Asks the nodes what they are, again and again.
+//! Asks the nodes what they are, again and again, and measures the way there.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::join_all;
-use littoral_proto::v1::{DescribeRequest, NodeInfo, node_client::NodeClient};
-use tokio::time::{sleep, timeout};
+use littoral_api::error::code;
+use littoral_proto::{
+    health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
+    v1::{self, DescribeRequest, NodeInfo, node_client::NodeClient},
+};
+use tokio::{
+    task::{AbortHandle, JoinSet},
+    time::{interval, sleep, timeout},
+};
 use tonic::transport::Channel;
 
-use super::{Fleet, clients};
+use super::{Fleet, Member, clients};
+use crate::{
+    config::{self, Kind},
+    error::Error,
+    plan::now_ms,
+    upstream::{Http, models},
+};
 
 /// From one answer to the next question.
 const EVERY: Duration = Duration::from_secs(1);
@@ -15,53 +32,158 @@ const EVERY: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Questions that may stay without an answer before the node is given up.
 const MISSES: u32 = 2;
+/// The same for a server that is not ours and may be far away.
+const EVERY_UPSTREAM: Duration = Duration::from_secs(5);
+/// How long answers are counted before outliers are looked for.
+const WINDOW: Duration = Duration::from_secs(10);
 
 impl Fleet {
     /// Asks every node once, so that the first requests find a fleet. Unreachable nodes cost what `patience` allows.
     pub async fn first_look(self: &Arc<Self>, patience: Duration) {
-        let looks = self.nodes.iter().enumerate().map(|(i, node)| async move {
-            if let Ok(mut client) = clients::connect(&node.address)
-                && let Ok(Ok(info)) = timeout(patience, describe(&mut client)).await
-            {
-                self.report(i, Some(info));
+        let looks = self.members().into_iter().map(|member| async move {
+            let heard = match Probe::of(&member, &self.config) {
+                Ok(mut probe) => timeout(patience, probe.look(&member)).await,
+                Err(_) => return,
+            };
+            if let Ok(Ok((info, _))) = heard {
+                self.report(&member, Some(info));
             }
         });
         join_all(looks).await;
     }
 
-    /// Keeps the view true. Never returns.
+    /// Keeps the view true, also of nodes that come later. Never returns.
     pub async fn watch(self: Arc<Self>) {
-        join_all((0..self.nodes.len()).map(|i| self.watch_one(i))).await;
+        let mut watchers = JoinSet::new();
+        let mut watched: HashMap<*const Member, AbortHandle> = HashMap::new();
+        let mut windows = interval(WINDOW);
+        loop {
+            // Before the look at the nodes, so that none is missed.
+            let changed = self.members.notified();
+            let members = self.members();
+            watched.retain(|known, handle| {
+                let stays = members.iter().any(|member| Arc::as_ptr(member) == *known);
+                if !stays {
+                    handle.abort();
+                }
+                stays
+            });
+            for member in members {
+                watched.entry(Arc::as_ptr(&member)).or_insert_with(|| watchers.spawn(self.clone().watch_one(member)));
+            }
+            tokio::pin!(changed);
+            loop {
+                tokio::select! {
+                    () = &mut changed => break,
+                    _ = windows.tick() => self.eject_outliers(),
+                    // Aborted, or its address cannot be used: nothing is to be done about either.
+                    Some(_) = watchers.join_next(), if !watchers.is_empty() => {}
+                }
+            }
+        }
     }
 
-    async fn watch_one(&self, index: usize) {
-        let mut client = match clients::connect(&self.nodes[index].address) {
-            Ok(client) => client,
+    fn members(&self) -> Vec<Arc<Member>> {
+        self.view().nodes().iter().map(|node| node.member.clone()).collect()
+    }
+
+    async fn watch_one(self: Arc<Self>, member: Arc<Member>) {
+        let mut probe = match Probe::of(&member, &self.config) {
+            Ok(probe) => probe,
             Err(error) => {
-                tracing::error!(node = self.nodes[index].name(), %error, "the node's address cannot be used");
+                tracing::error!(node = member.name(), %error, "the node's address cannot be used");
                 return;
             }
         };
         let mut misses = 0;
         loop {
-            match timeout(PATIENCE, describe(&mut client)).await {
-                Ok(Ok(info)) => {
+            let asked = Instant::now();
+            match timeout(PATIENCE, probe.look(&member)).await {
+                Ok(Ok((info, rtt))) => {
                     misses = 0;
-                    self.report(index, Some(info));
+                    member.answered(now_ms(), rtt.as_secs_f32() * 1000.0);
+                    self.report(&member, Some(info));
                 }
-                Ok(Err(status)) if status.code() == tonic::Code::Unavailable => self.report(index, None),
+                Ok(Err(error)) if error.code() == code::UNAVAILABLE => {
+                    member.lost(now_ms());
+                    self.report(&member, None);
+                }
                 Ok(Err(_)) | Err(_) => {
+                    member.lost(now_ms());
                     misses += 1;
                     if misses >= MISSES {
-                        self.report(index, None);
+                        self.report(&member, None);
                     }
                 }
             }
-            sleep(EVERY).await;
+            let every = probe.every();
+            sleep(every.saturating_sub(asked.elapsed()).max(every / 2)).await;
         }
     }
 }
 
-async fn describe(client: &mut NodeClient<Channel>) -> Result<NodeInfo, tonic::Status> {
-    Ok(client.describe(DescribeRequest {}).await?.into_inner())
+/// How a node is asked what it is.
+enum Probe {
+    Grpc(NodeClient<Channel>, HealthClient<Channel>),
+    Http(Http),
+}
+
+impl Probe {
+    fn of(member: &Member, config: &config::Fleet) -> anyhow::Result<Self> {
+        Ok(match member.node.kind {
+            Kind::Littoral => {
+                let (node, health) = clients::connect_watcher(&member.node)?;
+                Self::Grpc(node, health)
+            }
+            Kind::OpenAi => Self::Http(Http::new(config, 1, member.node.path)?),
+        })
+    }
+
+    fn every(&self) -> Duration {
+        match self {
+            Self::Grpc(..) => EVERY,
+            Self::Http(_) => EVERY_UPSTREAM,
+        }
+    }
+
+    /// What the node is, and how long its answer took. A node that says by gRPC's health protocol that it does not
+    /// serve is treated as one that drains; one that does not speak it is healthy when it answers.
+    async fn look(&mut self, member: &Member) -> Result<(NodeInfo, Duration), Error> {
+        let asked = Instant::now();
+        match self {
+            Self::Grpc(node, health) => {
+                let mut info = node.describe(DescribeRequest {}).await?.into_inner();
+                let rtt = asked.elapsed();
+                match health.check(HealthCheckRequest::default()).await {
+                    Ok(answer) => info.draining |= answer.get_ref().status() == ServingStatus::NotServing,
+                    Err(status) if matches!(status.code(), tonic::Code::Unimplemented | tonic::Code::NotFound) => {}
+                    Err(status) => return Err(status.into()),
+                }
+                Ok((info, rtt))
+            }
+            Self::Http(http) => {
+                let listed = models(http, &member.node).await?;
+                let rtt = asked.elapsed();
+                let named: Vec<String> = member.node.model_names().map(String::from).collect();
+                let model = |name: String| v1::Model {
+                    // What is behind the name cannot be told; whoever changes it purges the cache.
+                    revision: format!("{}/{}", member.node.address, member.node.upstream_name(&name)),
+                    name,
+                    ..v1::Model::default()
+                };
+                let models = if named.is_empty() { listed } else { named }.into_iter().map(model).collect();
+                let slots = member.node.max_streams();
+                Ok((
+                    NodeInfo {
+                        node: member.name().into(),
+                        device: "http".into(),
+                        models,
+                        slots,
+                        ..NodeInfo::default()
+                    },
+                    rtt,
+                ))
+            }
+        }
+    }
 }

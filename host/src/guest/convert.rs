@@ -103,7 +103,8 @@ impl<'a> Lent<'a> {
         }
     }
 
-    /// The call as it crosses the boundary. Its draft is empty: only guests write drafts.
+    /// The call as it crosses the boundary. Its draft is empty but for what the host offers to remember: only guests
+    /// write drafts.
     pub fn call(&'a self, call: &'a core::Call) -> policy::Call<'a> {
         let head = wit::Head {
             method: &call.head.method,
@@ -117,7 +118,10 @@ impl<'a> Lent<'a> {
             now_ms: call.now_ms,
             body: call.body.as_deref(),
             facts: &self.facts,
-            draft: EMPTY_PLAN,
+            draft: wit::PlanParam {
+                memo: call.draft.memo.as_ref().map(|memo| wit::MemoParam { ttl_ms: memo.ttl_ms, vary: &[] }),
+                ..EMPTY_PLAN
+            },
         }
     }
 }

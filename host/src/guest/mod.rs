@@ -44,6 +44,9 @@ pub struct GuestConfig {
     pub isolation: Isolation,
     /// Decisions an instance makes before it is replaced.
     pub reuse_cap: u32,
+    /// Longest that a decision is remembered for the same credential, route and body, milliseconds, when the policy
+    /// asks for it; 0 = never.
+    pub memo_ms: u64,
     /// Linear memory of one instance, MiB.
     pub memory_mib: u32,
     /// Token filters: name -> component (a name in `dir`, or a path).
@@ -73,6 +76,7 @@ impl Default for GuestConfig {
             policy: "edge".into(),
             isolation: Isolation::Reuse,
             reuse_cap: 100_000,
+            memo_ms: 0,
             memory_mib: 64,
             filters: BTreeMap::new(),
             filter_instances: 256,

@@ -6,11 +6,16 @@ use std::{
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use arc_swap::ArcSwap;
 use littoral_core::key::KeyRecord;
+
+use crate::admin::keys::NewKey;
 
 /// Records by id, as the JSON the guests read.
 type Records = HashMap<String, Vec<u8>>;
@@ -20,6 +25,8 @@ type Records = HashMap<String, Vec<u8>>;
 pub struct Keys {
     path: PathBuf,
     records: ArcSwap<Records>,
+    /// How often they have changed.
+    epoch: AtomicU64,
     /// Which state of the file is in memory.
     seen: Mutex<Option<Stamp>>,
 }
@@ -40,10 +47,22 @@ impl Keys {
     /// Reads `path`. A file that is not there yet holds no key, and is read as soon as it is.
     pub fn load(path: &Path) -> Result<Self, KeyFileError> {
         let keys = Self { path: path.into(), ..Self::default() };
-        if keys.refresh()?.is_none() {
-            tracing::warn!(path = %path.display(), "there is no key file: every request is refused until `littoral key create` makes one");
-        }
+        keys.refresh()?;
         Ok(keys)
+    }
+
+    /// How often the keys have changed.
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Relaxed)
+    }
+
+    /// Keys the file holds.
+    pub fn len(&self) -> usize {
+        self.records.load().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// JSON of the record with this id.
@@ -73,6 +92,7 @@ impl Keys {
             .collect();
         let count = records.len();
         self.records.store(records.into());
+        self.epoch.fetch_add(1, Relaxed);
         tracing::info!(path = %self.path.display(), keys = count, "keys read");
         Ok(Some(count))
     }
@@ -94,7 +114,7 @@ fn io_error(path: &Path, source: io::Error) -> KeyFileError {
 
 /// Makes a key, adds its record to the file and returns the key, which is stored nowhere. The file is replaced in one
 /// step, readable by its owner alone; two creations at once both count.
-pub fn create(path: &Path, tenant: &str, user: &str) -> Result<String, KeyFileError> {
+pub fn create(path: &Path, new: NewKey) -> Result<String, KeyFileError> {
     let failed = |error| io_error(path, error);
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -105,9 +125,7 @@ pub fn create(path: &Path, tenant: &str, user: &str) -> Result<String, KeyFileEr
     let lock = File::open(folder).map_err(failed)?;
     lock.lock().map_err(failed)?;
     let mut records = if path.exists() { read(path)? } else { Vec::new() };
-    let mut entropy = [0; 54];
-    aws_lc_rs::rand::fill(&mut entropy).map_err(|_| failed(io::Error::other("the system gives no random numbers")))?;
-    let (record, key) = KeyRecord::create(tenant, user, &entropy);
+    let (record, key) = new.record().map_err(|e| failed(io::Error::other(e)))?;
     records.push(record);
     let mut text = serde_json::to_vec_pretty(&records).expect("a key record is strings and numbers");
     text.push(b'\n');
@@ -136,17 +154,21 @@ mod tests {
         folder
     }
 
+    fn new(user: &str) -> NewKey {
+        NewKey { tenant: "acme".into(), user: user.into(), ..NewKey::default() }
+    }
+
     #[test]
     fn a_created_key_is_found_without_a_restart() {
         let path = folder("create").join("keys.json");
         let keys = Keys::load(&path).unwrap();
-        let first = create(&path, "acme", "ada").unwrap();
-        let second = create(&path, "acme", "bob").unwrap();
+        let first = create(&path, new("ada")).unwrap();
+        let second = create(&path, new("bob")).unwrap();
         assert_eq!(keys.refresh().unwrap(), Some(2));
         for key in [&first, &second] {
             let presented = Presented::parse(key).unwrap();
             let record: KeyRecord = serde_json::from_slice(&keys.get(presented.id).unwrap()).unwrap();
-            assert!(record.matches(&presented));
+            assert!(record.matches(&presented, 0));
         }
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
@@ -158,7 +180,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_refused_at_start_and_keeps_what_was_known_later() {
         let path = folder("damaged").join("keys.json");
-        let key = create(&path, "acme", "ada").unwrap();
+        let key = create(&path, new("ada")).unwrap();
         let keys = Keys::load(&path).unwrap();
         fs::write(&path, "[{]").unwrap();
         assert!(keys.refresh().is_err());

@@ -11,7 +11,7 @@ pub struct Arrival {
     /// The client's `x-request-id`, or one made here.
     pub id: String,
     pub head: Head,
-    /// Address the connection came from, without the port.
+    /// The client's address, without a port: the connection's peer, or what trusted proxies say of it.
     pub peer: String,
     pub body: Upload,
     /// When the head was complete.

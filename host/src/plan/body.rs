@@ -95,6 +95,7 @@ impl StreamBody {
         if self.out.is_empty() {
             return Poll::Ready(None);
         }
+        ready!(self.entry.poll_synced(cx));
         self.spoke = Instant::now();
         Poll::Ready(Some(self.out.split().freeze()))
     }

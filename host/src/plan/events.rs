@@ -1,4 +1,4 @@
-//! Where the events of an answer come from: a node, the cache, or a filter over either.
+//! Where the events of an answer come from: a node, the cache, another request's generation, or a filter over these.
 
 use std::{
     pin::Pin,
@@ -9,13 +9,21 @@ use std::{
 use futures::{Stream, stream};
 use littoral_proto::v1::Event;
 
-use super::{cache::Answer, generation::Generation};
+use super::{
+    cache::{Answer, Listener},
+    generation::Generation,
+};
 use crate::guest::{FilteredEvents, GuestError, Worker};
 
 /// The events of one answer, in order.
 pub enum Events {
     Generation(Box<Generation>),
-    Replay { answer: Arc<Answer>, next: usize },
+    Replay {
+        answer: Arc<Answer>,
+        next: usize,
+    },
+    /// A generation that others listen to as well.
+    Shared(Listener),
     Filtered(FilteredEvents),
 }
 
@@ -32,6 +40,7 @@ impl Events {
         let filtered = match self {
             Self::Generation(generation) => guests.filter(filters, *generation)?,
             Self::Replay { answer, .. } => guests.filter(filters, stream::iter(answer.events.clone()))?,
+            Self::Shared(listener) => guests.filter(filters, listener)?,
             Self::Filtered(events) => guests.filter(filters, events)?,
         };
         Ok(Self::Filtered(filtered))
@@ -46,6 +55,7 @@ impl Events {
                 take(event);
                 return Poll::Ready(true);
             }
+            Self::Shared(listener) => return listener.poll_with(cx, take),
             Self::Generation(generation) => ready!(Pin::new(generation.as_mut()).poll_next(cx)),
             Self::Filtered(events) => ready!(Pin::new(events).poll_next(cx)),
         };

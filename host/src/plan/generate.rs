@@ -1,6 +1,10 @@
 //! From a plan to the events of its answer: the cache first, then the nodes in the plan's order.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures::future::{LocalBoxFuture, poll_fn};
@@ -9,19 +13,24 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use littoral_api::chat::{Head, Renderer};
-use littoral_core::{Pairs, Plan, dialect};
-use littoral_proto::v1::{Event, GenerateRequest, event::Kind};
-use tokio::time::{timeout, timeout_at};
-use tonic::Streaming;
+use littoral_core::{Pairs, Plan, cache_mode, dialect};
+use littoral_proto::v1::{Event, event::Kind};
+use tokio::{
+    task::spawn_local,
+    time::{timeout, timeout_at},
+};
 
 use super::{
-    Answer, Arrival, CACHE, Executor, JSON, NODE, add,
+    Answer, Arrival, CACHE, Executor, JSON, NODE, ROUTE, add,
     body::{Flow, KEEP_ALIVE_EVERY},
-    cache::{LookUp, Tape},
+    cache::{AnswerCache, Found, LookUp},
     deadline,
+    dispatch::{Ask, Dispatch},
     events::Events,
-    generation::{self, Generation},
+    generation::Generation,
     now_ms,
+    permit::{Permit, Take},
+    progress::Progress,
 };
 use crate::{
     error::Error,
@@ -49,20 +58,8 @@ impl Executor {
             return Err(Error::Plan(format!("this host does not speak the dialect '{}'", rendering.dialect)));
         }
         let mut head = HeaderMap::with_capacity(8);
-        let look_up = match &plan.cache {
-            None => LookUp { outcome: CacheOutcome::None, hit: None, tape: None },
-            Some(cache) => {
-                let look_up = self.shared.cache.look_up(cache);
-                head.insert(CACHE, cache_header(&look_up, &cache.reason));
-                look_up
-            }
-        };
-        entry.cache = look_up.outcome;
-        match look_up.outcome {
-            CacheOutcome::Hit => self.shared.metrics.cache_hits.increment(1),
-            CacheOutcome::Miss => self.shared.metrics.cache_misses.increment(1),
-            CacheOutcome::Bypass | CacheOutcome::None => {}
-        }
+        let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
+        let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
         let mut renderer = Renderer::new(Head {
             id: format!("chatcmpl-{:024x}", rand::random::<u128>() >> 32),
             created: now_ms() / 1000,
@@ -76,13 +73,13 @@ impl Executor {
             executor: self.clone(),
             request_id: arrival.id.clone(),
             received: arrival.received,
-            deadline: deadline(arrival.received, plan.deadline_ms, self.shared.deadline),
+            deadline: due,
             tally: entry.tally.clone(),
             model: rendering.model,
             plan,
         };
         if !rendering.stream {
-            let mut events = job.events(look_up).await?;
+            let mut events = job.events(found).await?;
             let document = collect(&mut events, &mut renderer).await?;
             name_node(&mut head, &entry.tally);
             head.entry(CONTENT_TYPE).or_insert(JSON);
@@ -94,7 +91,7 @@ impl Executor {
         head.entry(CACHE_CONTROL).or_insert(NO_CACHE);
         // The head waits for the first event, so that a failure before it keeps its status; but not for ever, because
         // clients give up on a silent connection.
-        let mut opening: Opening = Box::pin(job.events(look_up));
+        let mut opening: Opening = Box::pin(job.events(found));
         match timeout(KEEP_ALIVE_EVERY, &mut opening).await {
             Ok(events) => {
                 let events = events?;
@@ -105,13 +102,69 @@ impl Executor {
         }
     }
 
+    /// Charges the request, looks its answer up or joins the generation of another one, and reserves what a generation
+    /// of its own may use.
+    pub(super) async fn find(
+        &self,
+        plan: &mut Plan,
+        (arrival, due): (&Arrival, Instant),
+        head: &mut HeaderMap,
+        entry: &mut Entry,
+    ) -> Result<Found, Error> {
+        let looks = plan.cache.as_ref().is_some_and(AnswerCache::looks);
+        if looks {
+            self.take(plan, Take::Request, arrival, head).await?;
+        }
+        let look_up = match &plan.cache {
+            None => LookUp::none(),
+            Some(cache) => {
+                let looking = timeout_at(due.into(), self.look_up_or_join(cache));
+                let look_up = looking.await.map_err(|_| Error::Deadline)?;
+                head.insert(CACHE, cache_header(&look_up, &cache.reason));
+                look_up
+            }
+        };
+        entry.cache = look_up.outcome;
+        match look_up.outcome {
+            CacheOutcome::Hit => self.shared.metrics.cache_hits.increment(1),
+            CacheOutcome::Miss => self.shared.metrics.cache_misses.increment(1),
+            CacheOutcome::Coalesced => self.shared.metrics.cache_coalesced.increment(1),
+            CacheOutcome::Bypass | CacheOutcome::None => {}
+        }
+        if matches!(look_up.found, Found::Kept(_) | Found::Joined(_)) {
+            return Ok(look_up.found);
+        }
+        // When this fails, who joined meanwhile looks for another.
+        let rest = if looks { Take::Generation } else { Take::All };
+        let Some(permit) = self.take(plan, rest, arrival, head).await? else { return Ok(look_up.found) };
+        // Others may be able to pay for the whole answer.
+        let found = if permit.lowered { Found::Alone } else { look_up.found };
+        entry.tally.meter(permit);
+        Ok(found)
+    }
+
+    /// Takes charges, and tells the client of its rates.
+    async fn take(
+        &self,
+        plan: &mut Plan,
+        take: Take,
+        arrival: &Arrival,
+        head: &mut HeaderMap,
+    ) -> Result<Option<Arc<Permit>>, Error> {
+        let permit = self.admit(plan, take, &arrival.id, self.shared.deadline).await?;
+        if let Some(permit) = &permit {
+            add(head, permit.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        }
+        Ok(permit)
+    }
+
     fn fingerprint(&self, model: &str) -> String {
         self.shared.fleet.view().served(model).map(|served| served.fingerprint.clone()).unwrap_or_default()
     }
 }
 
 /// What is needed to have one plan's answer generated.
-struct Job {
+pub(super) struct Job {
     executor: Rc<Executor>,
     request_id: String,
     received: Instant,
@@ -122,65 +175,79 @@ struct Job {
 }
 
 impl Job {
-    /// The events, from the cache or a node, through the plan's filters.
-    async fn events(mut self, look_up: LookUp) -> Result<Events, Error> {
-        let events = match look_up.hit {
-            Some(answer) => {
-                answer.events.iter().for_each(|event| tell(&self.tally, event));
+    /// The events, from the cache, a node or another request's generation, through the plan's filters.
+    async fn events(mut self, found: Found) -> Result<Events, Error> {
+        let (executor, filters) = (self.executor.clone(), std::mem::take(&mut self.plan.filters));
+        let events = match found {
+            Found::Kept(answer) => {
+                answer.events.iter().for_each(|event| self.tally.tell(event, self.received));
                 Events::replay(answer)
             }
-            None => Events::Generation(Box::new(self.open(look_up.tape).await?)),
+            Found::Joined(listener) => {
+                let mut listener = listener.telling(self.tally.clone(), self.received);
+                timeout_at(self.deadline.into(), listener.opened()).await.map_err(|_| Error::Deadline)??;
+                Events::Shared(listener)
+            }
+            Found::Leads(pilot, mut listener) => {
+                // The generation must go on when this request's client leaves and another listens.
+                let shares = self.plan.cache.as_ref().is_some_and(|cache| cache.mode == cache_mode::USE);
+                let deadline = self.deadline;
+                spawn_local(executor.clone().fly(pilot, self, shares));
+                timeout_at(deadline.into(), listener.opened()).await.map_err(|_| Error::Deadline)??;
+                Events::Shared(listener)
+            }
+            Found::Alone => Events::Generation(Box::new(self.open(Progress::default()).await?)),
         };
-        Ok(events.through(&self.plan.filters, &self.executor.guests)?)
+        Ok(events.through(&filters, &executor.guests)?)
     }
 
-    /// Asks the candidates in order until one begins to answer.
-    async fn open(&mut self, mut tape: Option<Tape>) -> Result<Generation, Error> {
-        let request: Bytes = std::mem::take(&mut self.plan.request).into();
-        let mut last = Error::NoNode("the plan names no node".into());
-        for candidate in &self.plan.candidates {
-            let attempt = self.attempt(&candidate.node, request.clone());
-            match timeout_at(self.deadline.into(), attempt).await.map_err(|_| Error::Deadline)? {
-                Ok((first, wire)) => {
-                    let when = (self.received, self.deadline);
-                    let metrics = self.executor.shared.metrics.clone();
-                    return Ok(Generation::new(first, wire, when, tape.take(), self.tally.clone(), metrics));
-                }
-                Err(error) if error.is_retryable() => {
-                    tracing::info!(node = candidate.node, %error, detail = ?error, "a node did not take a request");
-                    last = error;
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Err(last)
+    /// Another edge flies, and the request that started its generation there pays: gives back what was reserved here. Who
+    /// is told of the events, and when its request came.
+    pub(super) fn follows(&self) -> (Arc<Tally>, Instant) {
+        self.tally.release();
+        (self.tally.clone(), self.received)
     }
 
-    /// Opens the generation at one node and waits for its first event.
-    async fn attempt(&self, node: &str, request: Bytes) -> Result<(Event, Streaming<Event>), Error> {
-        let client = self.executor.nodes.get(node);
-        let mut client =
-            client.ok_or_else(|| Error::Plan(format!("it names a node that is not configured: '{node}'")))?;
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        let request = GenerateRequest {
-            model: self.model.clone(),
-            request,
-            session: self.plan.session.clone(),
-            tenant: self.plan.tenant().into(),
-            deadline_ms: (left.as_millis() as u64).max(1),
-            seed: self.plan.seed,
-            resume_from: Vec::new(),
-            request_id: self.request_id.clone(),
+    /// Has a node begin the answer, or go on from where it has come.
+    pub(super) async fn open(self, progress: Progress) -> Result<Generation, Error> {
+        let shared = &self.executor.shared;
+        let fleet = shared.fleet.clone();
+        // A name the client may use is not always the one the nodes know.
+        let model = fleet.model(&self.model).map_or_else(|| self.model.clone(), |model| model.name);
+        let Plan { request, session, seed, candidates, principal, .. } = self.plan;
+        let mut dispatch = Dispatch {
+            nodes: self.executor.nodes.clone(),
+            metrics: shared.metrics.clone(),
+            tally: self.tally,
+            ask: Ask {
+                model,
+                request: request.into(),
+                session,
+                tenant: principal.map(|principal| principal.tenant).unwrap_or_default(),
+                seed,
+                request_id: self.request_id,
+            },
+            candidates: candidates.into(),
+            asked: Vec::new(),
+            received: self.received,
+            deadline: self.deadline,
+            fleet,
         };
-        let mut wire = client.generate(request).await?.into_inner();
-        match wire.message().await? {
-            Some(Event { kind: Some(Kind::Error(error)) }) => {
-                generation::let_go(wire);
-                Err(Error::Node(error))
+        let wait = Duration::from_millis(dispatch.fleet.config().wait_ms);
+        if dispatch.candidates.is_empty() && !wait.is_zero() {
+            // Nothing is lost by waiting: who streams gets comments meanwhile, and who leaves ends it.
+            let until = self.deadline.min(Instant::now() + wait);
+            if timeout_at(until.into(), dispatch.fleet.ready(&dispatch.ask.model)).await.is_err() {
+                return Err(Error::NoNode("no node became ready in time; please try again".into()));
             }
-            Some(first) => Ok((first, wire)),
-            None => Err(tonic::Status::unavailable("the node sent no event").into()),
         }
+        if let Some(seconds) = dispatch.fleet.shed(&dispatch.ask.model) {
+            dispatch.metrics.shed.increment(1);
+            return Err(Error::Shed(seconds.to_string()));
+        }
+        dispatch.fleet.deposit();
+        let opened = dispatch.open(&progress.origin()).await?;
+        Ok(Generation::new(opened, dispatch, progress))
     }
 }
 
@@ -202,29 +269,23 @@ async fn collect(events: &mut Events, renderer: &mut Renderer) -> Result<Bytes, 
     Ok(renderer.document().1)
 }
 
-/// What a kept answer says of itself.
-fn tell(tally: &Tally, event: &Event) {
-    match &event.kind {
-        Some(Kind::Started(started)) => tally.started(&started.node, started.prompt_tokens),
-        Some(Kind::Usage(usage)) => tally.used(usage),
-        _ => {}
-    }
-}
-
 fn name_node(head: &mut HeaderMap, tally: &Tally) {
     if let Some(value) = tally.node().and_then(|node| HeaderValue::from_str(node).ok()) {
         head.insert(NODE, value);
     }
+    if let Some(value) = tally.route().and_then(|route| HeaderValue::from_str(&route).ok()) {
+        head.insert(ROUTE, value);
+    }
 }
 
-/// `hit|miss|bypass; reason=...; age=...`, the age in seconds and of hits only.
-fn cache_header(look_up: &LookUp, reason: &str) -> HeaderValue {
+/// `hit|miss|coalesced|bypass; reason=...; age=...`, the age in seconds and of hits only.
+pub(super) fn cache_header(look_up: &LookUp, reason: &str) -> HeaderValue {
     let mut text = look_up.outcome.name().to_string();
     if !reason.is_empty() {
         text.push_str("; reason=");
         text.push_str(reason);
     }
-    if let Some(answer) = &look_up.hit {
+    if let Found::Kept(answer) = &look_up.found {
         text.push_str(&format!("; age={}", answer.age().as_secs()));
     }
     HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(look_up.outcome.name()))

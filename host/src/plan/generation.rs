@@ -1,102 +1,194 @@
-//! A generation under way at a node: its events, its deadline, and what is learned from them.
+//! A generation under way at a node: its events, its deadline, and what is learned from them. When the node is lost,
+//! another goes on from the tokens that were sent.
 //!
-//! The stream owns the gRPC call: dropping it cancels the generation at the node.
+//! The stream owns the call: dropping it cancels the generation at the node.
 
 use std::{
+    collections::VecDeque,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    task::{Context, Poll, ready},
+    time::Instant,
 };
 
-use futures::Stream;
+use futures::{FutureExt, Stream, future::BoxFuture};
 use littoral_proto::v1::{Event, event::Kind};
-use tokio::time::{Sleep, sleep_until, timeout};
-use tonic::Streaming;
+use tokio::time::{Sleep, sleep_until};
 
-use super::cache::Tape;
-use crate::{
-    error::Error,
-    telemetry::{Metrics, Tally},
+use super::{
+    dispatch::{Dispatch, Opened, blame},
+    progress::{Progress, Verdict},
+    wire::Wire,
 };
+use crate::{error::Error, fleet::Lease};
 
-/// How long a node may take to end a call after its last event.
-const TRAILERS: Duration = Duration::from_secs(1);
-
-/// Events of one generation. Ends after `usage` or `error`; a stream that breaks ends with an error event.
+/// Events of one generation. Ends after `usage` or `error`; a stream that breaks and cannot be continued ends with an
+/// error event.
 pub struct Generation {
-    /// Read before the head of the answer was sent.
-    first: Option<Event>,
-    wire: Option<Streaming<Event>>,
+    state: State,
+    /// None while another node is being asked.
+    dispatch: Option<Dispatch>,
+    progress: Progress,
     deadline: Pin<Box<Sleep>>,
     received: Instant,
-    /// The first token has come: from then on no event asks for the time.
-    spoke: bool,
-    tape: Option<Tape>,
-    tally: Arc<Tally>,
-    metrics: Arc<Metrics>,
+    /// When the first token came: from then on no event asks for the time.
+    spoke: Option<Instant>,
+    resumes: u32,
+}
+
+enum State {
+    Streaming {
+        first: VecDeque<Event>,
+        wire: Wire,
+        lease: Lease,
+    },
+    /// Another node is being asked, because of this.
+    Resuming {
+        opening: BoxFuture<'static, (Dispatch, Result<Opened, Error>)>,
+        why: Error,
+    },
+    Over,
 }
 
 impl Generation {
-    pub fn new(
-        first: Event,
-        wire: Streaming<Event>,
-        (received, deadline): (Instant, Instant),
-        tape: Option<Tape>,
-        tally: Arc<Tally>,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        if let Some(Kind::Started(started)) = &first.kind {
-            tally.started(&started.node, started.prompt_tokens);
+    /// `progress` is how far the answer had come elsewhere.
+    pub fn new(opened: Opened, dispatch: Dispatch, progress: Progress) -> Self {
+        let Opened { first, wire, lease } = opened;
+        if let Some(Kind::Started(started)) = first.front().and_then(|event| event.kind.as_ref()) {
+            dispatch.tally.started(&started.node, started.prompt_tokens, started.cached_tokens);
         }
-        let deadline = Box::pin(sleep_until(deadline.into()));
-        Self { first: Some(first), wire: Some(wire), deadline, received, spoke: false, tape, tally, metrics }
+        let deadline = Box::pin(sleep_until(dispatch.deadline.into()));
+        let received = dispatch.received;
+        let state = State::Streaming { first, wire, lease };
+        let resumes = u32::from(progress.seed().is_some());
+        Self { state, dispatch: Some(dispatch), progress, deadline, received, spoke: None, resumes }
     }
 
     /// Learns from an event on its way out; after the last one the call is let go.
-    fn note(&mut self, event: &Event, cx: &mut Context<'_>) {
-        match &event.kind {
-            Some(Kind::Delta(_)) if !self.spoke => {
-                self.spoke = true;
+    fn note(&mut self, event: &mut Event, cx: &mut Context<'_>) {
+        let Some(dispatch) = &self.dispatch else { return };
+        if let Some(Kind::Delta(delta)) = &event.kind {
+            // A part without ids is a token with most servers.
+            let unnumbered = u32::from(self.progress.tokens() == 0 && delta.part.is_some());
+            dispatch.tally.spoke((delta.token_ids.len() as u32).max(unnumbered));
+        }
+        match &mut event.kind {
+            Some(Kind::Delta(_)) if self.spoke.is_none() => {
+                self.spoke = Some(Instant::now());
                 let after = self.received.elapsed();
-                if self.tally.first_token(after) {
-                    self.metrics.first_token(after);
+                if dispatch.tally.first_token(after) {
+                    dispatch.metrics.first_token(after);
                 }
             }
             Some(Kind::Usage(usage)) => {
-                self.metrics.tokens(usage);
-                self.tally.used(usage);
+                self.progress.settle(usage, self.resumes > 0);
+                dispatch.metrics.tokens(usage);
+                dispatch.tally.used(usage);
+                dispatch.fleet.answered_in(self.received.elapsed());
             }
-            Some(Kind::Error(_)) => self.tape = None,
-            Some(Kind::Started(_) | Kind::Delta(_) | Kind::Finished(_)) | None => {}
+            _ => {}
         }
-        if self.tape.as_mut().is_some_and(|tape| !tape.record(event)) {
-            self.tape = None;
-        }
-        if matches!(event.kind, Some(Kind::Usage(_) | Kind::Error(_))) {
-            if let Some(tape) = self.tape.take() {
-                tape.keep();
+        if matches!(event.kind, Some(Kind::Usage(_) | Kind::Error(_)))
+            && let State::Streaming { mut wire, lease, .. } = std::mem::replace(&mut self.state, State::Over)
+        {
+            if let Some(began) = self.spoke.filter(|_| self.resumes == 0) {
+                lease.measured(self.progress.tokens(), began.elapsed().as_secs_f32());
             }
-            if let Some(mut wire) = self.wire.take()
-                && Pin::new(&mut wire).poll_next(cx).is_pending()
-            {
-                let_go(wire);
+            if wire.poll_next(cx).is_pending() {
+                wire.let_go();
             }
         }
+    }
+
+    /// The node is lost: asks another, or says why not.
+    fn lost(&mut self, error: Error) -> Option<Event> {
+        let State::Streaming { lease, .. } = std::mem::replace(&mut self.state, State::Over) else { return None };
+        blame(&lease, &error);
+        drop(lease);
+        let may = self.dispatch.as_ref().is_some_and(|d| self.resumes < d.fleet.config().max_resumes);
+        if !error.is_retryable() || !may || !self.progress.can_resume() {
+            return Some(self.fail(&error));
+        }
+        let Some(mut dispatch) = self.dispatch.take() else { return Some(self.fail(&error)) };
+        self.resumes += 1;
+        // Those that did not take it when it began may take it now; the one that lost it is asked no more.
+        let lost = dispatch.tally.routed_to();
+        dispatch.asked.retain(|node| Some(node) == lost.as_ref());
+        dispatch.candidates.clear();
+        tracing::info!(node = lost, tokens = self.progress.tokens(), %error, "a stream broke; another node is asked to go on");
+        let from = self.progress.origin();
+        let opening = async move {
+            let opened = dispatch.open(&from).await;
+            (dispatch, opened)
+        };
+        self.state = State::Resuming { opening: opening.boxed(), why: error };
+        None
     }
 
     fn fail(&mut self, error: &Error) -> Event {
-        tracing::info!(node = self.tally.node(), %error, detail = ?error, "a generation broke");
-        self.tape = None;
-        self.wire = None;
+        let node = self.dispatch.as_ref().and_then(|dispatch| dispatch.tally.node().map(String::from));
+        tracing::info!(node, %error, detail = ?error, "a generation broke");
+        self.state = State::Over;
         error.event()
     }
-}
 
-/// Takes the trailers of a call whose last event has come; they follow at once. To drop it before them would reset it,
-/// and what arrives for calls reset long ago is counted over a connection's life until all its calls are broken off.
-pub fn let_go(mut wire: Streaming<Event>) {
-    tokio::spawn(timeout(TRAILERS, async move { while let Ok(Some(_)) = wire.message().await {} }));
+    /// The next event of the state it is in; none when the state has changed.
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        match &mut self.state {
+            State::Over => Poll::Ready(None),
+            State::Resuming { opening, why } => {
+                let (dispatch, opened) = match opening.as_mut().poll(cx) {
+                    Poll::Ready(done) => done,
+                    Poll::Pending => return self.overdue(cx),
+                };
+                let metrics = dispatch.metrics.clone();
+                self.dispatch = Some(dispatch);
+                match opened {
+                    Ok(Opened { first, wire, lease }) => {
+                        metrics.resumed.increment(1);
+                        self.state = State::Streaming { first, wire, lease };
+                        Poll::Ready(None)
+                    }
+                    Err(error) => {
+                        metrics.lost.increment(1);
+                        // That there is nobody else says less than why there is need of one.
+                        let why = std::mem::replace(why, Error::Deadline);
+                        let error = if matches!(error, Error::NoNode(_)) { why } else { error };
+                        Poll::Ready(Some(self.fail(&error)))
+                    }
+                }
+            }
+            State::Streaming { first, wire, .. } => {
+                let event = match first.pop_front() {
+                    Some(event) => Some(Ok(event)),
+                    None => match wire.poll_next(cx) {
+                        Poll::Ready(event) => event,
+                        Poll::Pending => return self.overdue(cx),
+                    },
+                };
+                let ended = "the node ended the answer before its end; please try again";
+                Poll::Ready(match event {
+                    None => self.lost(Error::NoNode(ended.into())),
+                    Some(Err(error)) => self.lost(error),
+                    Some(Ok(Event { kind: Some(Kind::Error(error)) })) if error.retryable => {
+                        self.lost(Error::Node(error))
+                    }
+                    Some(Ok(mut event)) => match self.progress.take(&event) {
+                        Verdict::Pass => {
+                            self.note(&mut event, cx);
+                            Some(event)
+                        }
+                        Verdict::Drop => None,
+                        Verdict::Garbage(what) => self.lost(Error::Garbage(what)),
+                    },
+                })
+            }
+        }
+    }
+
+    fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
+        ready!(self.deadline.as_mut().poll(cx));
+        Poll::Ready(Some(self.fail(&Error::Deadline)))
+    }
 }
 
 impl Stream for Generation {
@@ -104,25 +196,13 @@ impl Stream for Generation {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         let this = self.get_mut();
-        if let Some(event) = this.first.take() {
-            this.note(&event, cx);
-            return Poll::Ready(Some(event));
+        loop {
+            if matches!(this.state, State::Over) {
+                return Poll::Ready(None);
+            }
+            if let Some(event) = ready!(this.step(cx)) {
+                return Poll::Ready(Some(event));
+            }
         }
-        let Some(wire) = &mut this.wire else { return Poll::Ready(None) };
-        let event = match Pin::new(wire).poll_next(cx) {
-            Poll::Ready(Some(Ok(event))) => {
-                this.note(&event, cx);
-                event
-            }
-            Poll::Ready(Some(Err(status))) => this.fail(&status.into()),
-            Poll::Ready(None) => {
-                this.fail(&Error::NoNode("the node ended the answer before its end; please try again".into()))
-            }
-            Poll::Pending => match this.deadline.as_mut().poll(cx) {
-                Poll::Ready(()) => this.fail(&Error::Deadline),
-                Poll::Pending => return Poll::Pending,
-            },
-        };
-        Poll::Ready(Some(event))
     }
 }

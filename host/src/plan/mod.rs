@@ -1,16 +1,25 @@
 //! Carries out what the guests decide: the rounds of the decision, the cache, the generation, the answer.
 //!
-//! The order is fixed: charge the request, look up, generate, settle, write the log line.
+//! The order is fixed: charge the request, look up or join, reserve, generate, settle, write the audit line and the log's.
 
 mod arrival;
 mod body;
 mod cache;
+mod dispatch;
 mod events;
 mod generate;
 mod generation;
+mod memo;
+mod oauth;
+mod permit;
+mod progress;
+mod retrieval;
 mod rounds;
 mod service;
+mod step_up;
+mod together;
 mod upload;
+mod wire;
 
 use std::{
     rc::Rc,
@@ -19,23 +28,32 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::future::poll_fn;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use littoral_core::{Body as ReplyBody, Pairs};
+use littoral_core::{Body as ReplyBody, Pairs, denial::unavailable, operation};
 
 use crate::{
+    audit::Audit,
+    config,
     error::Error,
     fleet::{Clients, Fleet},
     guest,
     knowledge::Known,
+    store::{Link, Server},
     telemetry::{Entry, Metrics},
+    tokens::Mint,
+    vault::{Limits, Store},
 };
 pub use arrival::{Arrival, now_ms};
 pub use body::Body;
-pub use cache::AnswerCache;
+pub use cache::{AnswerCache, Purge};
+pub use memo::Memos;
+use permit::Take;
 pub use upload::{Bounds, Upload};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const NODE: HeaderName = HeaderName::from_static("x-littoral-node");
+const ROUTE: HeaderName = HeaderName::from_static("x-littoral-route");
 const CACHE: HeaderName = HeaderName::from_static("x-littoral-cache");
 const JSON: HeaderValue = HeaderValue::from_static(littoral_api::JSON);
 
@@ -44,7 +62,18 @@ pub struct Shared {
     pub fleet: Arc<Fleet>,
     pub known: Arc<Known>,
     pub cache: AnswerCache,
+    pub memos: Memos,
+    /// Keys, revocations and what of each limit is used.
+    pub store: Arc<dyn Store>,
+    pub limits: Arc<Limits>,
+    /// Mints tokens, where this installation is an issuer.
+    pub mint: Option<Mint>,
+    pub audit: Option<Arc<Audit>>,
     pub metrics: Arc<Metrics>,
+    /// Where `POST /retrieval` is answered; none: nowhere.
+    pub retrieval: Option<Arc<config::Node>>,
+    /// Where edges share answers; none: this one keeps its answers to itself.
+    pub shares: Option<Arc<Server>>,
     /// The host's own deadline for a request.
     pub deadline: Duration,
 }
@@ -52,7 +81,9 @@ pub struct Shared {
 /// One worker's hands: its guests and its connections to the nodes.
 pub struct Executor {
     guests: guest::Worker,
-    nodes: Clients,
+    nodes: Arc<Clients>,
+    /// To where edges share answers.
+    link: Option<Link>,
     shared: Arc<Shared>,
 }
 
@@ -64,8 +95,9 @@ enum Answer {
 }
 
 impl Executor {
-    pub fn new(guests: guest::Worker, nodes: Clients, shared: Arc<Shared>) -> Self {
-        Self { guests, nodes, shared }
+    pub fn new(guests: guest::Worker, nodes: Arc<Clients>, shared: Arc<Shared>) -> Self {
+        let link = shared.shares.clone().map(Link::new);
+        Self { guests, nodes, link, shared }
     }
 
     pub fn shared(&self) -> &Arc<Shared> {
@@ -77,10 +109,12 @@ impl Executor {
         let head = &arrival.head;
         let metrics = self.shared.metrics.clone();
         let mut entry = Entry::open(metrics, arrival.received, &arrival.id, &arrival.peer, &head.method, &head.path);
+        entry.audited(self.shared.audit.clone());
         let answer = self.carry_out(&mut arrival, &mut entry).await;
         let mut response = match answer {
             Ok(Answer::Whole(response)) => {
                 entry.close(response.status().as_u16(), "");
+                poll_fn(|cx| entry.poll_synced(cx)).await;
                 response.map(Body::whole)
             }
             Ok(Answer::Stream(headers, flow)) => {
@@ -90,7 +124,11 @@ impl Executor {
             }
             Err(error) => {
                 let response = refusal(&error);
+                if let Error::Denied(denial) = &error {
+                    entry.denied(denial);
+                }
                 entry.close(response.status().as_u16(), error.code());
+                poll_fn(|cx| entry.poll_synced(cx)).await;
                 // What the client is still sending is taken, so that it reads the refusal instead of a reset.
                 arrival.body.discard().await;
                 response.map(Body::whole)
@@ -103,14 +141,41 @@ impl Executor {
     }
 
     async fn carry_out(self: &Rc<Self>, arrival: &mut Arrival, entry: &mut Entry) -> Result<Answer, Error> {
+        if self.shared.audit.as_ref().is_some_and(|audit| audit.is_closed()) {
+            return Err(unrecorded());
+        }
         let reply = self.decide(arrival).await?;
         entry.planned(&reply.plan);
+        self.effects(&reply.plan.effects).await;
         match reply.body {
-            ReplyBody::Generation => self.generate(reply.headers, reply.plan, arrival, entry).await,
+            ReplyBody::Generation => {
+                entry.begin(&reply.plan).map_err(|_| unrecorded())?;
+                self.generate(reply.headers, reply.plan, arrival, entry).await
+            }
             ReplyBody::Bytes(bytes) => whole(reply.status, reply.headers, bytes.into()),
-            ReplyBody::Service(name, _) => whole(reply.status, reply.headers, service::call(&name, &self.shared)?),
+            ReplyBody::Service(name, _) if name == operation::RETRIEVAL => {
+                entry.begin(&reply.plan).map_err(|_| unrecorded())?;
+                self.retrieve(reply.headers, reply.plan, arrival, entry).await
+            }
+            ReplyBody::Service(name, args) if name == operation::OAUTH_TOKEN => {
+                self.oauth_token(reply.plan, &args).await
+            }
+            ReplyBody::Service(name, args) if name == operation::STEP_UP => {
+                self.step_up(reply.plan, &args, &arrival.peer).await
+            }
+            ReplyBody::Service(name, _) => {
+                let mut plan = reply.plan;
+                let permit = self.admit(&mut plan, Take::Request, &arrival.id, self.shared.deadline).await?;
+                let headers = [reply.headers, permit.map(|p| p.headers.clone()).unwrap_or_default()].concat();
+                whole(reply.status, headers, service::call(&name, &self.shared)?)
+            }
         }
     }
+}
+
+/// The log has said why.
+fn unrecorded() -> Error {
+    unavailable("this server cannot record what it does now; please try again later", 5).into()
 }
 
 /// A finished answer under the guest's status and headers; JSON unless it says otherwise.

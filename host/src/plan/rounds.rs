@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use littoral_core::{Call, Denial, Outcome, Plan, Reply, Want};
+use littoral_core::{Call, Denial, Outcome, Plan, Reply, Want, fact_kind};
 
 use super::{Arrival, Executor, now_ms};
 use crate::{error::Error, guest::GuestError};
@@ -16,17 +16,30 @@ impl Executor {
     /// Asks the policy until it replies.
     pub(super) async fn decide(&self, arrival: &mut Arrival) -> Result<Reply, Error> {
         let body = arrival.body.if_small().await?;
+        let memos = &self.shared.memos;
+        // Read before the decision: what changes while it is made makes it old.
+        let epoch = self.shared.known.epoch();
+        let key = memos.key(&arrival.head, &arrival.peer, body.as_deref());
+        if let Some(reply) = key.and_then(|key| memos.get(&key, &arrival.head, epoch)) {
+            self.shared.metrics.memo_hits.increment(1);
+            return Ok(reply);
+        }
         let mut call = Call {
             head: std::mem::take(&mut arrival.head),
             peer: arrival.peer.clone(),
             now_ms: now_ms(),
             body,
             facts: Vec::new(),
-            draft: Plan::default(),
+            draft: Plan { memo: memos.offer(), ..Plan::default() },
         };
         for _ in 0..=ROUNDS {
             let wants = match self.ask(&call)? {
-                Outcome::Reply(reply) => return Ok(*reply),
+                Outcome::Reply(reply) => {
+                    if let Some(key) = key {
+                        memos.put(key, &call.head, epoch, &reply);
+                    }
+                    return Ok(*reply);
+                }
                 Outcome::Denial(denial) => return Err(self.refuse(denial)),
                 Outcome::Need(wants) => wants,
             };
@@ -34,6 +47,12 @@ impl Executor {
                 match want {
                     Want::Body if call.body.is_none() => call.body = Some(arrival.body.whole().await?),
                     Want::Body => {}
+                    Want::Fact(kind, key) if kind == fact_kind::VERIFYING_KEY => {
+                        let (known, name) = (self.shared.known.clone(), key.clone());
+                        // Keys known before serve when the issuer does not answer.
+                        let _ = tokio::task::spawn_blocking(move || known.learn(&name)).await;
+                        call.facts.push(self.shared.known.fetch(&kind, &key));
+                    }
                     Want::Fact(kind, key) => call.facts.push(self.shared.known.fetch(&kind, &key)),
                 }
             }

@@ -11,7 +11,7 @@ pub fn call(name: &str, shared: &Shared) -> Result<Bytes, Error> {
     match name {
         operation::MODELS => {
             let view = shared.fleet.view();
-            Ok(littoral_api::models::list(view.models().map(|model| (model.name.as_str(), model.created))))
+            Ok(littoral_api::models::list(view.models().map(|(name, model)| (name, model.created))))
         }
         other => Err(Error::Plan(format!("this host has no service '{other}'"))),
     }

@@ -10,7 +10,7 @@ use littoral_proto::v1::Usage;
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
-use super::{CacheOutcome, Route};
+use super::{AccessMetrics, CacheOutcome, Route};
 
 /// Statuses that have a counter of their own; others count as `other`.
 const STATUSES: [u16; 17] = [200, 400, 401, 402, 403, 404, 405, 408, 413, 422, 429, 499, 500, 501, 502, 503, 504];
@@ -20,6 +20,7 @@ const ROWS: usize = STATUSES.len() + 1;
 
 const DURATION: &str = "littoral_request_duration_seconds";
 const TTFT: &str = "littoral_ttft_seconds";
+const POOL_WAIT: &str = "littoral_pool_wait_seconds";
 const DECIDE: &str = "littoral_guest_decide_seconds";
 
 static METADATA: Metadata<'static> = Metadata::new("littoral", Level::INFO, None);
@@ -33,6 +34,7 @@ pub struct Metrics {
     durations: [Histogram; Route::ALL.len()],
     ttft: Histogram,
     decide: Histogram,
+    pool_wait: Histogram,
     prompt_tokens: Counter,
     cached_tokens: Counter,
     completion_tokens: Counter,
@@ -44,9 +46,25 @@ pub struct Metrics {
     pub filter_instances: Gauge,
     pub cache_hits: Counter,
     pub cache_misses: Counter,
+    pub cache_coalesced: Counter,
     pub cache_bytes: Gauge,
     pub cache_answers: Gauge,
     pub nodes_ready: Gauge,
+    pub nodes_ejected: Gauge,
+    pub retries: Counter,
+    pub retries_refused: Counter,
+    pub hedges: Counter,
+    /// Broken streams that another node continued, and those that none could.
+    pub resumed: Counter,
+    pub lost: Counter,
+    pub shed: Counter,
+    pub memo_hits: Counter,
+    pub discovery_errors: Counter,
+    pub store_hits: Counter,
+    pub store_undecodable: Counter,
+    pub store_errors: Counter,
+    pub store_open: Gauge,
+    pub access: AccessMetrics,
 }
 
 impl Metrics {
@@ -54,6 +72,7 @@ impl Metrics {
         let recorder = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Full(DURATION.into()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Full(TTFT.into()), &SECONDS)?
+            .set_buckets_for_metric(Matcher::Full(POOL_WAIT.into()), &SECONDS)?
             .set_buckets_for_metric(Matcher::Full(DECIDE.into()), &DECIDE_SECONDS)?
             .build_recorder();
         describe(&recorder);
@@ -64,6 +83,7 @@ impl Metrics {
             durations: Route::ALL.map(|r| make.histogram(DURATION, vec![Label::new("route", r.name())])),
             ttft: make.histogram(TTFT, vec![]),
             decide: make.histogram(DECIDE, vec![]),
+            pool_wait: make.histogram(POOL_WAIT, vec![]),
             prompt_tokens: tokens("prompt"),
             cached_tokens: tokens("prompt_cached"),
             completion_tokens: tokens("completion"),
@@ -75,9 +95,24 @@ impl Metrics {
             filter_instances: make.gauge("littoral_filter_instances"),
             cache_hits: make.counter("littoral_cache_hits_total", vec![]),
             cache_misses: make.counter("littoral_cache_misses_total", vec![]),
+            cache_coalesced: make.counter("littoral_cache_coalesced_total", vec![]),
             cache_bytes: make.gauge("littoral_cache_bytes"),
             cache_answers: make.gauge("littoral_cache_answers"),
             nodes_ready: make.gauge("littoral_nodes_ready"),
+            nodes_ejected: make.gauge("littoral_nodes_ejected"),
+            retries: make.counter("littoral_retries_total", vec![Label::new("outcome", "made")]),
+            retries_refused: make.counter("littoral_retries_total", vec![Label::new("outcome", "over_budget")]),
+            hedges: make.counter("littoral_hedges_total", vec![]),
+            resumed: make.counter("littoral_failovers_total", vec![Label::new("outcome", "resumed")]),
+            lost: make.counter("littoral_failovers_total", vec![Label::new("outcome", "lost")]),
+            memo_hits: make.counter("littoral_memo_hits_total", vec![]),
+            discovery_errors: make.counter("littoral_discovery_errors_total", vec![]),
+            store_hits: make.counter("littoral_store_hits_total", vec![]),
+            store_undecodable: make.counter("littoral_store_undecodable_total", vec![]),
+            store_errors: make.counter("littoral_store_errors_total", vec![]),
+            store_open: make.gauge("littoral_store_left_alone"),
+            shed: make.counter("littoral_shed_total", vec![]),
+            access: AccessMetrics::new(&recorder),
             handle: recorder.handle(),
             recorder,
         })
@@ -109,6 +144,11 @@ impl Metrics {
         self.decide.record(since.elapsed());
     }
 
+    /// A request waited so long for its place among the streams of an HTTP node.
+    pub fn pool_wait(&self, took: Duration) {
+        self.pool_wait.record(took);
+    }
+
     /// A generation was settled.
     pub fn tokens(&self, usage: &Usage) {
         self.prompt_tokens.increment(usage.prompt_tokens.into());
@@ -135,14 +175,22 @@ const SECONDS: [f64; 16] =
 const DECIDE_SECONDS: [f64; 14] =
     [5e-6, 1e-5, 1.5e-5, 2e-5, 2.5e-5, 3.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 5e-3, 2e-2, 1e-1];
 
-struct Maker<'a>(&'a PrometheusRecorder);
+pub(super) struct Maker<'a>(pub &'a PrometheusRecorder);
 
 impl Maker<'_> {
-    fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
+    pub fn describe_counter(&self, name: &'static str, text: &'static str) {
+        self.0.describe_counter(KeyName::from_const_str(name), None, text.into());
+    }
+
+    pub fn describe_gauge(&self, name: &'static str, text: &'static str) {
+        self.0.describe_gauge(KeyName::from_const_str(name), None, text.into());
+    }
+
+    pub fn counter(&self, name: &'static str, labels: Vec<Label>) -> Counter {
         self.0.register_counter(&Key::from_parts(name, labels), &METADATA)
     }
 
-    fn gauge(&self, name: &'static str) -> Gauge {
+    pub fn gauge(&self, name: &'static str) -> Gauge {
         self.0.register_gauge(&Key::from_static_name(name), &METADATA)
     }
 
@@ -158,6 +206,19 @@ fn describe(recorder: &PrometheusRecorder) {
         ("littoral_guest_traps_total", "Decisions that a guest did not finish"),
         ("littoral_cache_hits_total", "Look-ups that found an answer"),
         ("littoral_cache_misses_total", "Look-ups that found none"),
+        ("littoral_cache_coalesced_total", "Look-ups that joined another request's generation"),
+        ("littoral_retries_total", "Further nodes asked before a first event, and those that the budget did not allow"),
+        ("littoral_hedges_total", "Second nodes asked because the first was slow"),
+        ("littoral_failovers_total", "Streams that lost their node, by what became of them"),
+        ("littoral_memo_hits_total", "Decisions that were remembered and not made anew"),
+        ("littoral_discovery_errors_total", "Times that the file of nodes or DNS gave no answer"),
+        ("littoral_store_hits_total", "Answers that came from the store edges share"),
+        ("littoral_store_undecodable_total", "Entries of the store that were no answers"),
+        (
+            "littoral_store_errors_total",
+            "Commands that the store did not answer, or that were not sent while it is left alone",
+        ),
+        ("littoral_shed_total", "Requests turned away because every node's queue was full"),
     ];
     for (name, text) in counters {
         recorder.describe_counter(KeyName::from_const_str(name), None, text.into());
@@ -170,6 +231,8 @@ fn describe(recorder: &PrometheusRecorder) {
         ("littoral_cache_bytes", "Memory the kept answers take"),
         ("littoral_cache_answers", "Answers kept"),
         ("littoral_nodes_ready", "Nodes that take requests"),
+        ("littoral_store_left_alone", "1 while the store is left alone after failures"),
+        ("littoral_nodes_ejected", "Ready nodes that are left alone after failures"),
     ];
     for (name, text) in gauges {
         recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());
@@ -177,6 +240,7 @@ fn describe(recorder: &PrometheusRecorder) {
     let histograms = [
         (DURATION, "From the head of a request to the end of its answer"),
         (TTFT, "From the head of a request to the first token a node sent"),
+        (POOL_WAIT, "Wait of a request for its place among the streams of an HTTP node"),
         (DECIDE, "One decision of the policy guest"),
     ];
     for (name, text) in histograms {

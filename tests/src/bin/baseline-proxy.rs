@@ -30,7 +30,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
-use littoral::{config, door, fleet::Clients};
+use littoral::{door, fleet::connect};
 use littoral_api::chat::{Head, Renderer};
 use littoral_proto::v1::{Event, GenerateRequest, node_client::NodeClient};
 use serde::Deserialize;
@@ -59,8 +59,8 @@ fn main() -> anyhow::Result<()> {
     let threads: Vec<_> = listeners
         .into_iter()
         .map(|listener| {
-            let nodes = [config::Node { name: None, address: node.clone() }];
-            thread::spawn(move || serve(listener, &nodes))
+            let node = node.clone();
+            thread::spawn(move || serve(listener, &node))
         })
         .collect();
     println!("ready http={address}");
@@ -77,11 +77,11 @@ impl<F: Future + 'static> Executor<F> for Local {
     }
 }
 
-fn serve(listener: TcpListener, nodes: &[config::Node; 1]) -> anyhow::Result<()> {
+fn serve(listener: TcpListener, node: &str) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, async {
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let client = Clients::new(nodes)?.get(nodes[0].name()).expect("the node was just named");
+        let client = connect(node)?;
         let mut builder = auto::Builder::new(Local);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(60));
         let builder = Rc::new(builder);

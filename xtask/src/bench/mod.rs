@@ -1,8 +1,10 @@
-//! `cargo xtask bench edge | engine | device`: what the product costs on this machine, beside something to compare it with.
+//! `cargo xtask bench edge | access | engine | device`: what the product costs on this machine, beside something to compare
+//! it with.
 //!
 //! Figures mean something only beside others of the same run: rounds alternate between what is compared, every figure is
 //! a median over rounds, and the report says how much of the machine others used meanwhile.
 
+mod access;
 mod device;
 mod edge;
 mod engine;
@@ -17,6 +19,8 @@ use crate::ui::Ui;
 pub enum Bench {
     /// The edge beside a plain proxy: requests/s, CPU, latency, streams, memory
     Edge(edge::Options),
+    /// Who may enter: keys, tokens, limits in memory and in Redis, the audit log
+    Access(access::Options),
     /// The engine beside llama.cpp: prefill, decode, share of the memory bandwidth
     Engine(engine::Options),
     /// A GPU: the tests of the architectures on it, then tokens/s at the shapes of real models
@@ -26,6 +30,7 @@ pub enum Bench {
 pub fn bench(ui: &Ui, bench: Bench) -> Result<()> {
     match bench {
         Bench::Edge(options) => edge::bench(ui, &options),
+        Bench::Access(options) => access::bench(ui, &options),
         Bench::Engine(options) => engine::bench(ui, &options),
         Bench::Device(options) => device::bench(ui, &options),
     }

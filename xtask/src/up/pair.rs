@@ -90,11 +90,13 @@ impl Plan<'_> {
              [edge]\nlisten = {}\nmetrics = \"127.0.0.1:0\"\n\n\
              [[node]]\naddress = {}\n\n\
              [guest]\ndir = {}\n\n\
-             [keys]\nfile = {}\n",
+             [keys]\nfile = {}\n\n\
+             [store]\nurl = {}\n",
             toml_string(&self.listen.to_string()),
             toml_string(node.get("grpc")?),
             toml_string(&place::guests().to_string_lossy()),
             toml_string(&self.keys().to_string_lossy()),
+            toml_string(&self.state.join("littoral.db").to_string_lossy()),
         );
         let path = self.state.join("edge.toml");
         place::write_whole(&path, text.as_bytes(), 0o644)?;

@@ -78,8 +78,10 @@ impl Bench {
             "[edge]\nlisten = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'\n\n\
              [[node]]\naddress = '{node}'\n\n\
              [keys]\nfile = '{}'\n\n\
+             [store]\nurl = '{}'\n\n\
              [guest]\ndir = '{}'\npolicy = '{}'\nisolation = '{}'\n",
             self.keys.display(),
+            state().join("littoral.db").display(),
             place::guests().display(),
             policy.display(),
             if variant.fresh { "fresh" } else { "reuse" },

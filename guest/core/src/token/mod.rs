@@ -1,0 +1,170 @@
+//! JWT access tokens (RFC 9068) under the rules of RFC 8725: parsed within bounds, held against their issuer's rules, and
+//! verified through the host with a key of the issuer's own.
+
+pub mod jwks;
+mod parse;
+
+use std::ops::ControlFlow::{self, Break, Continue};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Call, Knowledge, Outcome,
+    denial::{internal, invalid_token, unavailable},
+    fact, fact_kind,
+};
+pub use parse::{Claims, MAX_BYTES, Token, TokenError};
+
+/// The section `auth` of the configuration, as the host hands it in.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Issuers {
+    pub issuers: Vec<Issuer>,
+}
+
+/// Whose tokens are taken, and which.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Issuer {
+    /// `iss`, exactly.
+    pub issuer: String,
+    /// One of `aud`, exactly.
+    pub audience: String,
+    /// Of ES256, EdDSA, RS256.
+    pub algorithms: Vec<String>,
+    /// The claim that names the tenant.
+    pub tenant_claim: String,
+    /// The tenant of all its tokens, whatever they say.
+    pub tenant: Option<String>,
+    /// `exp - iat` at most, seconds.
+    pub max_lifetime_s: u64,
+    /// How far clocks may be apart, seconds.
+    pub leeway_s: u64,
+}
+
+impl Default for Issuer {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: String::new(),
+            algorithms: ALGORITHMS.map(String::from).to_vec(),
+            tenant_claim: "tenant".into(),
+            tenant: None,
+            max_lifetime_s: 15 * 60,
+            leeway_s: 30,
+        }
+    }
+}
+
+/// What can be verified at all.
+pub const ALGORITHMS: [&str; 3] = ["ES256", "EdDSA", "RS256"];
+
+/// What is revoked, as the fact of kind [`fact_kind::REVOKED`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Revocation {
+    /// Tokens issued at or before this second are refused.
+    pub before_s: u64,
+}
+
+/// Key of the fact that one token was revoked.
+pub fn by_jti(issuer: &str, jti: &str) -> String {
+    format!("jti\n{issuer}\n{jti}")
+}
+
+/// Key of the fact that all tokens of a subject were revoked.
+pub fn by_subject(issuer: &str, subject: &str) -> String {
+    format!("sub\n{issuer}\n{subject}")
+}
+
+/// Key of the fact that holds an issuer's verification key.
+pub fn key_of(issuer: &str, kid: &str) -> String {
+    format!("{issuer}\n{kid}")
+}
+
+/// Who presents a token that is good.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bearer {
+    pub claims: Claims,
+    pub tenant: String,
+}
+
+impl Issuer {
+    /// Holds claims against the rules.
+    pub fn admits(&self, token: &Token<'_>, now_ms: u64) -> Result<(), TokenError> {
+        let (claims, now, leeway) = (&token.claims, now_ms / 1000, self.leeway_s);
+        if !self.algorithms.contains(&token.header.alg) || !ALGORITHMS.contains(&token.header.alg.as_str()) {
+            return Err(TokenError::Algorithm);
+        }
+        if !claims.aud.contains(&self.audience) {
+            return Err(TokenError::Audience);
+        }
+        if claims.exp.saturating_add(leeway) <= now {
+            return Err(TokenError::Expired);
+        }
+        if claims.nbf.unwrap_or(0) > now.saturating_add(leeway) || claims.iat > now.saturating_add(leeway) {
+            return Err(TokenError::NotYet);
+        }
+        if claims.exp.saturating_sub(claims.iat) > self.max_lifetime_s {
+            return Err(TokenError::TooLong { most_s: self.max_lifetime_s });
+        }
+        Ok(())
+    }
+
+    fn tenant(&self, claims: &Claims) -> Option<String> {
+        self.tenant.clone().or_else(|| claims.other.get(&self.tenant_claim)?.as_str().map(String::from))
+    }
+}
+
+fn refused(error: TokenError) -> ControlFlow<Outcome, Bearer> {
+    Break(invalid_token(&error.to_string()).into())
+}
+
+/// Finds out who presents `text`, or refuses it.
+pub fn verify(text: &str, issuers: &Issuers, call: &Call, known: &dyn Knowledge) -> ControlFlow<Outcome, Bearer> {
+    let token = match Token::parse(text) {
+        Ok(token) => token,
+        Err(error) => return refused(error),
+    };
+    let claims = &token.claims;
+    let Some(issuer) = issuers.issuers.iter().find(|issuer| issuer.issuer == claims.iss) else {
+        return refused(TokenError::Issuer);
+    };
+    // What the rules refuse costs no signature.
+    if let Err(error) = issuer.admits(&token, call.now_ms) {
+        return refused(error);
+    }
+    let key = fact(call, known, fact_kind::VERIFYING_KEY, &key_of(&issuer.issuer, &token.header.kid))?;
+    let key: jwks::Key = match (key.value, key.error) {
+        (Some(json), _) => match serde_json::from_slice(&json) {
+            Ok(key) => key,
+            Err(_) => return Break(internal("a stored verification key cannot be read").into()),
+        },
+        (None, Some(error)) => {
+            return Break(unavailable(format!("the issuer's keys cannot be had: {error}"), 1).into());
+        }
+        (None, None) => return refused(TokenError::Key),
+    };
+    // The key says which algorithm it is for; the token only has to agree.
+    if key.algorithm != token.header.alg {
+        return refused(TokenError::Algorithm);
+    }
+    let Some(public) = key.public() else { return refused(TokenError::Key) };
+    if !known.verify(&key.algorithm, &public, token.signed, &token.signature) {
+        return refused(TokenError::Signature);
+    }
+    let Some(tenant) = issuer.tenant(claims).filter(|tenant| !tenant.is_empty()) else {
+        return refused(TokenError::Tenant);
+    };
+    for name in [by_jti(&claims.iss, &claims.jti), by_subject(&claims.iss, &claims.sub)] {
+        let found = fact(call, known, fact_kind::REVOKED, &name)?;
+        if let Some(error) = found.error {
+            return Break(unavailable(format!("the list of revoked tokens cannot be had: {error}"), 1).into());
+        }
+        // One that cannot be read revokes everything.
+        let before = found.value.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
+        if before.is_some_and(|before| claims.iat <= before) {
+            return refused(TokenError::Revoked);
+        }
+    }
+    Continue(Bearer { claims: token.claims, tenant })
+}

@@ -1,0 +1,220 @@
+//! From a token's text to its header and claims, within bounds and without a second meaning.
+
+use std::{collections::BTreeMap, fmt};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+/// Longest token that is looked at.
+pub const MAX_BYTES: usize = 8192;
+/// Longest value of a claim that names something.
+const MAX_NAME: usize = 256;
+/// Headers that bring or name keys of the sender's own, or change what is signed (RFC 8725, 3.5 and 3.10).
+const FORBIDDEN: [&str; 6] = ["crit", "jku", "jwk", "x5u", "x5c", "b64"];
+
+/// A token that was read and not verified.
+#[derive(Debug, PartialEq)]
+pub struct Token<'a> {
+    pub header: Header,
+    pub claims: Claims,
+    /// What the signature is over.
+    pub signed: &'a [u8],
+    pub signature: Vec<u8>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Header {
+    pub alg: String,
+    pub kid: String,
+}
+
+/// Claims of an access token (RFC 9068, section 2.2). Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claims {
+    pub iss: String,
+    pub sub: String,
+    pub aud: Vec<String>,
+    pub exp: u64,
+    pub nbf: Option<u64>,
+    pub iat: u64,
+    pub jti: String,
+    pub client_id: String,
+    pub scope: String,
+    pub acr: String,
+    pub amr: Vec<String>,
+    pub auth_time: Option<u64>,
+    pub other: BTreeMap<String, Value>,
+}
+
+/// Why a token is not taken. Clients are told as much, and no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenError {
+    TooLarge,
+    Malformed,
+    /// A header that is never taken.
+    Header,
+    Type,
+    Algorithm,
+    Claim(&'static str),
+    Issuer,
+    Audience,
+    Expired,
+    NotYet,
+    TooLong {
+        most_s: u64,
+    },
+    Key,
+    Signature,
+    Tenant,
+    Revoked,
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLarge => write!(f, "the token has more than {MAX_BYTES} bytes"),
+            Self::Malformed => f.write_str("the token cannot be read"),
+            Self::Header => f.write_str("the token's header brings a key or an extension"),
+            Self::Type => f.write_str("the token's typ is not at+jwt"),
+            Self::Algorithm => f.write_str("the token's algorithm is not taken"),
+            Self::Claim(name) => write!(f, "the token's claim '{name}' is missing or not what it must be"),
+            Self::Issuer => f.write_str("the token's issuer is not known here"),
+            Self::Audience => f.write_str("the token is for another audience"),
+            Self::Expired => f.write_str("the token has expired"),
+            Self::NotYet => f.write_str("the token is not valid yet"),
+            Self::TooLong { most_s } => write!(f, "the token is valid for more than {most_s} seconds"),
+            Self::Key => f.write_str("the token's key is not one of its issuer"),
+            Self::Signature => f.write_str("the token's signature is wrong"),
+            Self::Tenant => f.write_str("the token names no tenant"),
+            Self::Revoked => f.write_str("the token was revoked"),
+        }
+    }
+}
+
+impl<'a> Token<'a> {
+    /// Whether `text` has the form of a token rather than of an API key.
+    pub fn looks_like(text: &str) -> bool {
+        text.len() > MAX_BYTES || text.bytes().filter(|b| *b == b'.').count() == 2
+    }
+
+    /// Reads a token of the compact form.
+    pub fn parse(text: &'a str) -> Result<Self, TokenError> {
+        if text.len() > MAX_BYTES {
+            return Err(TokenError::TooLarge);
+        }
+        let (signed, signature) = text.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, claims) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        let header = Header::read(object(header)?)?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Malformed)?;
+        let claims = Claims::read(object(claims)?)?;
+        Ok(Self { header, claims, signed: signed.as_bytes(), signature })
+    }
+}
+
+/// A JSON object without duplicate names, base64url without padding.
+fn object(text: &str) -> Result<BTreeMap<String, Value>, TokenError> {
+    let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Malformed)?;
+    // serde_json gives up at a depth of 128, and the text is short.
+    let object: Object = serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)?;
+    Ok(object.0)
+}
+
+struct Object(BTreeMap<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = BTreeMap<String, Value>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if fields.insert(name, value).is_some() {
+                        return Err(A::Error::custom("a name stands twice"));
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Fields).map(Object)
+    }
+}
+
+impl Header {
+    fn read(mut fields: BTreeMap<String, Value>) -> Result<Self, TokenError> {
+        if FORBIDDEN.iter().any(|name| fields.contains_key(*name)) {
+            return Err(TokenError::Header);
+        }
+        let mut text = |name: &str| match fields.remove(name) {
+            Some(Value::String(text)) if text.len() <= MAX_NAME => Some(text),
+            _ => None,
+        };
+        let typ = text("typ").unwrap_or_default();
+        if !["at+jwt", "application/at+jwt"].iter().any(|name| typ.eq_ignore_ascii_case(name)) {
+            return Err(TokenError::Type);
+        }
+        let alg = text("alg").ok_or(TokenError::Algorithm)?;
+        Ok(Self { alg, kid: text("kid").unwrap_or_default() })
+    }
+}
+
+impl Claims {
+    fn read(mut fields: BTreeMap<String, Value>) -> Result<Self, TokenError> {
+        fn name(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<String, TokenError> {
+            match fields.remove(claim) {
+                Some(Value::String(text)) if (1..=MAX_NAME).contains(&text.len()) => Ok(text),
+                _ => Err(TokenError::Claim(claim)),
+            }
+        }
+        fn optional(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<String, TokenError> {
+            if fields.contains_key(claim) { name(fields, claim) } else { Ok(String::new()) }
+        }
+        /// NumericDate: seconds, perhaps with a fraction.
+        fn time(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<Option<u64>, TokenError> {
+            match fields.remove(claim) {
+                None => Ok(None),
+                Some(value) => {
+                    let seconds =
+                        value.as_u64().or_else(|| value.as_f64().filter(|s| (0.0..1e15).contains(s)).map(|s| s as u64));
+                    seconds.map(Some).ok_or(TokenError::Claim(claim))
+                }
+            }
+        }
+        fn names(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<Vec<String>, TokenError> {
+            match fields.remove(claim) {
+                None => Ok(Vec::new()),
+                Some(Value::String(one)) => Ok(vec![one]),
+                Some(Value::Array(many)) => many
+                    .into_iter()
+                    .map(|value| value.as_str().map(String::from).ok_or(TokenError::Claim(claim)))
+                    .collect(),
+                Some(_) => Err(TokenError::Claim(claim)),
+            }
+        }
+        let fields = &mut fields;
+        Ok(Self {
+            iss: name(fields, "iss")?,
+            sub: name(fields, "sub")?,
+            aud: names(fields, "aud")?,
+            exp: time(fields, "exp")?.ok_or(TokenError::Claim("exp"))?,
+            nbf: time(fields, "nbf")?,
+            iat: time(fields, "iat")?.ok_or(TokenError::Claim("iat"))?,
+            jti: name(fields, "jti")?,
+            client_id: name(fields, "client_id")?,
+            scope: optional(fields, "scope")?,
+            acr: optional(fields, "acr")?,
+            amr: names(fields, "amr")?,
+            auth_time: time(fields, "auth_time")?,
+            other: std::mem::take(fields),
+        })
+    }
+}

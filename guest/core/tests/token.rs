@@ -1,0 +1,326 @@
+//! Access tokens: what is taken, and everything that is not.
+//!
+//! The host's signature check is stood in for by a digest over key and message, so that every rule is tested here; real
+//! signatures are in the host's tests.
+
+use std::{cell::Cell, collections::HashMap};
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+};
+use littoral_core::{
+    Call, Candidate, Denial, Fact, Head, Knowledge, Model, Outcome, Plan, fact_kind,
+    key::KeyRecord,
+    token::{self, Issuer, Issuers, Revocation, jwks},
+};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+const NOW_S: u64 = 1_795_574_004;
+const ISSUER: &str = "https://id.example";
+
+struct Host {
+    facts: HashMap<(String, String), Vec<u8>>,
+    verified: Cell<u32>,
+}
+
+impl Host {
+    fn new() -> Self {
+        let issuer = Issuer { issuer: ISSUER.into(), audience: "littoral".into(), ..Issuer::default() };
+        let mut host = Self { facts: HashMap::new(), verified: Cell::new(0) };
+        host.put(fact_kind::CONFIG, "auth", &Issuers { issuers: vec![issuer] });
+        for (kid, algorithm) in [("k1", "ES256"), ("k2", "RS256"), ("", "EdDSA")] {
+            let public = STANDARD_NO_PAD.encode(format!("public {kid}"));
+            let key = jwks::Key { kid: kid.into(), algorithm: algorithm.into(), public };
+            host.put(fact_kind::VERIFYING_KEY, &token::key_of(ISSUER, kid), &key);
+        }
+        host
+    }
+
+    fn put(&mut self, kind: &str, key: &str, value: &impl serde::Serialize) {
+        self.facts.insert((kind.into(), key.into()), serde_json::to_vec(value).unwrap());
+    }
+
+    fn ask(&self, token: &str) -> Result<Plan, Denial> {
+        let call = Call {
+            head: Head {
+                method: "GET".into(),
+                path: "/v1/models".into(),
+                query: None,
+                headers: vec![("authorization".into(), format!("Bearer {token}").into_bytes())],
+            },
+            peer: "198.51.100.7".into(),
+            now_ms: NOW_S * 1000,
+            body: Some(Vec::new()),
+            ..Call::default()
+        };
+        match littoral_core::decide(call, self) {
+            Outcome::Reply(reply) => Ok(reply.plan),
+            Outcome::Denial(denial) => Err(denial),
+            Outcome::Need(wants) => panic!("everything is in memory, and {wants:?} is asked for"),
+        }
+    }
+
+    /// Refused as an invalid token for this reason, and not because of its signature.
+    fn refuses(&self, token: &str, why: &str) {
+        let denial = self.ask(token).unwrap_err();
+        assert_eq!((denial.status, denial.code.as_str()), (401, "invalid_token"), "{}", denial.message);
+        assert!(denial.message.contains(why), "'{}' does not say '{why}'", denial.message);
+    }
+}
+
+impl Knowledge for Host {
+    fn peek(&self, kind: &str, key: &str) -> Option<Fact> {
+        let value = self.facts.get(&(kind.to_string(), key.to_string())).cloned();
+        Some(Fact { kind: kind.into(), key: key.into(), value, error: None })
+    }
+
+    fn model(&self, _: &str) -> Option<Model> {
+        None
+    }
+
+    fn candidates(&self, _: &str, _: &str, _: &str, _: u32) -> Vec<Candidate> {
+        Vec::new()
+    }
+
+    fn verify(&self, _: &str, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        self.verified.set(self.verified.get() + 1);
+        signature == Sha256::digest([key, message].concat()).as_slice()
+    }
+}
+
+fn header() -> Value {
+    json!({"alg": "ES256", "typ": "at+jwt", "kid": "k1"})
+}
+
+fn claims() -> Value {
+    json!({
+        "iss": ISSUER, "sub": "ada", "aud": "littoral", "iat": NOW_S - 10, "exp": NOW_S + 500, "jti": "j1",
+        "client_id": "app", "tenant": "acme", "acr": "urn:example:2", "amr": ["pwd", "otp"], "auth_time": NOW_S - 60,
+    })
+}
+
+fn with(mut object: Value, name: &str, value: Value) -> Value {
+    object[name] = value;
+    object
+}
+
+fn without(mut object: Value, name: &str) -> Value {
+    object.as_object_mut().unwrap().remove(name);
+    object
+}
+
+fn sign(header: &str, claims: &str, kid: &str) -> String {
+    let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
+    let signature = Sha256::digest([format!("public {kid}").as_bytes(), signed.as_bytes()].concat());
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+fn token(header: Value, claims: Value) -> String {
+    let kid = header["kid"].as_str().unwrap_or_default().to_string();
+    sign(&header.to_string(), &claims.to_string(), &kid)
+}
+
+#[test]
+fn a_good_token_names_its_bearer() {
+    let host = Host::new();
+    let plan = host.ask(&token(header(), claims())).unwrap();
+    let principal = plan.principal.unwrap();
+    let who = (&*principal.tenant, &*principal.user, &*principal.key_id, &*principal.method);
+    assert_eq!(who, ("acme", "ada", "app", "jwt"));
+    assert!(plan.audit.contains(&("acr".into(), "urn:example:2".into())));
+    for good in [
+        with(claims(), "aud", json!(["other", "littoral"])),
+        with(claims(), "exp", json!(NOW_S - 29)),
+        with(claims(), "iat", json!(NOW_S + 29)),
+        with(claims(), "nbf", json!(NOW_S as f64 + 0.5)),
+    ] {
+        host.ask(&token(header(), good)).unwrap();
+    }
+    host.ask(&token(json!({"alg": "EdDSA", "typ": "Application/AT+JWT"}), claims())).unwrap();
+    host.ask(&token(json!({"alg": "RS256", "typ": "at+jwt", "kid": "k2"}), claims())).unwrap();
+}
+
+#[test]
+fn headers_that_trick_are_refused_before_any_signature() {
+    let host = Host::new();
+    let cases = [
+        (with(header(), "alg", json!("none")), "algorithm"),
+        (with(header(), "alg", json!("None")), "algorithm"),
+        (with(header(), "alg", json!("HS256")), "algorithm"),
+        (with(header(), "alg", json!("RS256")), "algorithm"),
+        (with(header(), "alg", json!(["ES256"])), "algorithm"),
+        (without(header(), "alg"), "algorithm"),
+        (with(header(), "typ", json!("JWT")), "typ"),
+        (without(header(), "typ"), "typ"),
+        (with(header(), "jwk", json!({"kty": "EC"})), "brings"),
+        (with(header(), "jku", json!("https://evil.example/k")), "brings"),
+        (with(header(), "x5u", json!("https://evil.example/c")), "brings"),
+        (with(header(), "x5c", json!([])), "brings"),
+        (with(header(), "crit", json!(["exp"])), "brings"),
+        (with(header(), "b64", json!(false)), "brings"),
+        (with(header(), "kid", json!("../../etc/passwd")), "key"),
+    ];
+    for (header, why) in cases {
+        host.refuses(&token(header, claims()), why);
+    }
+    assert_eq!(host.verified.get(), 0);
+}
+
+#[test]
+fn claims_that_do_not_hold_are_refused_before_any_signature() {
+    let host = Host::new();
+    let mut cases = vec![
+        (with(claims(), "iss", json!("https://evil.example")), "issuer"),
+        (with(claims(), "iss", json!(format!("{ISSUER}/"))), "issuer"),
+        (with(claims(), "aud", json!("other")), "audience"),
+        (with(claims(), "aud", json!([])), "audience"),
+        (with(claims(), "aud", json!(["littoral", 7])), "aud"),
+        (with(claims(), "exp", json!(NOW_S - 30)), "expired"),
+        (with(claims(), "exp", json!(NOW_S + 891)), "more than 900"),
+        (with(claims(), "exp", json!(u64::MAX)), "more than 900"),
+        (with(claims(), "exp", json!("1795574504")), "exp"),
+        (with(claims(), "exp", json!(-5)), "exp"),
+        (with(claims(), "nbf", json!(NOW_S + 31)), "not valid yet"),
+        (with(claims(), "iat", json!(NOW_S + 31)), "not valid yet"),
+        (with(claims(), "sub", json!("")), "sub"),
+        (with(claims(), "sub", json!("x".repeat(300))), "sub"),
+    ];
+    for name in ["iss", "sub", "aud", "exp", "iat", "jti", "client_id"] {
+        cases.push((without(claims(), name), if name == "aud" { "audience" } else { name }));
+    }
+    for (claims, why) in cases {
+        host.refuses(&token(header(), claims), why);
+    }
+    assert_eq!(host.verified.get(), 0);
+    host.refuses(&token(header(), without(claims(), "tenant")), "tenant");
+}
+
+#[test]
+fn what_is_no_token_is_refused() {
+    let host = Host::new();
+    let good = token(header(), claims());
+    let [head, body, signature] = good.split('.').collect::<Vec<_>>()[..] else { panic!() };
+    let nested = format!("{}1{}", "[".repeat(200), "]".repeat(200));
+    let twice = |name: &str, value: &str| claims().to_string().replacen('{', &format!("{{\"{name}\":{value},"), 1);
+    let cases = [
+        ("..".to_string(), "cannot be read"),
+        (format!("{head}.{body}."), "signature"),
+        (format!("{head}.{body}=.{signature}"), "cannot be read"),
+        (format!("{head}.{body}.{signature}!"), "cannot be read"),
+        (format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode("[]")), "cannot be read"),
+        (format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(b"{\"a\":\"\xff\"}")), "cannot be read"),
+        (sign(&header().to_string(), &format!("{{\"a\":{nested}}}"), "k1"), "cannot be read"),
+        (sign(&header().to_string(), &twice("sub", "\"root\""), "k1"), "cannot be read"),
+        (sign(&header().to_string(), &twice("tenant", "\"globex\""), "k1"), "cannot be read"),
+        (sign(&header().to_string(), &claims().to_string(), "k2"), "signature"),
+        (
+            format!("{head}.{}.{signature}", URL_SAFE_NO_PAD.encode(with(claims(), "sub", json!("root")).to_string())),
+            "signature",
+        ),
+        ("a".repeat(token::MAX_BYTES + 1), "more than 8192"),
+    ];
+    for (text, why) in cases {
+        host.refuses(&text, why);
+    }
+}
+
+#[test]
+fn what_was_revoked_is_refused() {
+    let good = token(header(), claims());
+    for (key, before_s, refused) in [
+        (token::by_jti(ISSUER, "j1"), u64::MAX, true),
+        (token::by_jti(ISSUER, "j2"), u64::MAX, false),
+        (token::by_subject(ISSUER, "ada"), NOW_S, true),
+        (token::by_subject(ISSUER, "ada"), NOW_S - 11, false),
+    ] {
+        let mut host = Host::new();
+        host.put(fact_kind::REVOKED, &key, &Revocation { before_s });
+        assert_eq!(host.ask(&good).is_err(), refused, "{key}");
+    }
+    let mut host = Host::new();
+    host.put(fact_kind::REVOKED, &token::by_jti(ISSUER, "j1"), &json!("damaged"));
+    host.refuses(&good, "revoked");
+}
+
+#[test]
+fn a_token_of_a_key_is_as_good_as_the_key() {
+    let (record, _) = KeyRecord::create("acme", "ada", &[7; 54]);
+    let good = token(header(), with(claims(), "client_id", json!(record.id)));
+    let mut host = Host::new();
+    host.refuses(&good, "revoked");
+    host.put(fact_kind::API_KEY, &record.id, &record);
+    host.ask(&good).unwrap();
+    host.put(fact_kind::API_KEY, &record.id, &KeyRecord { expires_at_ms: Some(1), ..record.clone() });
+    host.refuses(&good, "expired");
+    let narrow = KeyRecord { networks: vec!["10.0.0.0/8".parse().unwrap()], ..record.clone() };
+    host.put(fact_kind::API_KEY, &record.id, &narrow);
+    assert_eq!(host.ask(&good).unwrap_err().code, "network_not_allowed");
+    host.put(fact_kind::API_KEY, &record.id, &KeyRecord { tenant: "globex".into(), ..record.clone() });
+    host.refuses(&good, "tenant");
+}
+
+#[test]
+fn key_sets_are_read_within_bounds() {
+    let point = [vec![4], vec![1; 64]].concat();
+    let ec = jwks::es256("k", &point).unwrap();
+    let rsa = json!({"kty": "RSA", "n": URL_SAFE_NO_PAD.encode([0x80; 256]), "e": "AQAB"});
+    let set = json!({"keys": [
+        ec, rsa, 7, {"kty": "oct", "k": "AAAA"}, {"kty": "RSA", "n": "AQAB", "e": "AQAB"},
+        {"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA"}, with(ec.clone(), "use", json!("enc")),
+        with(ec.clone(), "alg", json!("HS256")), {"kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode([9; 32])},
+    ]});
+    let keys = jwks::parse(set.to_string().as_bytes()).unwrap();
+    let algorithms: Vec<_> = keys.iter().map(|key| key.algorithm.as_str()).collect();
+    assert_eq!(algorithms, ["ES256", "RS256", "EdDSA"]);
+    assert_eq!(keys[0].public().unwrap(), point);
+    for bad in ["", "{}", "[]", "{\"keys\":{}}", "{\"keys\":[]}", "{\"keys\":[{\"kty\":\"oct\"}]}"] {
+        assert!(jwks::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+    assert_eq!(jwks::parse(&vec![b' '; jwks::MAX_BYTES + 1]), Err(jwks::JwksError::TooLarge));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_refused_without_a_panic(text in "\\PC{0,400}") {
+        prop_assert!(Host::new().ask(&text).is_err());
+    }
+
+    #[test]
+    fn any_change_to_a_good_token_is_refused(at in any::<prop::sample::Index>(), by in 1u8..=255) {
+        let mut bytes = token(header(), claims()).into_bytes();
+        let byte = at.get_mut(&mut bytes);
+        *byte = byte.wrapping_add(by);
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        prop_assert!(Host::new().ask(&text).is_err());
+    }
+
+    #[test]
+    fn any_bytes_are_no_key_set(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        prop_assert!(jwks::parse(&bytes).is_err());
+    }
+}
+
+#[test]
+fn a_fresh_second_factor_is_enough_and_an_old_one_is_not() {
+    use littoral_core::{
+        limits::TenantPolicy,
+        step_up::{ACR, StepUp, When},
+    };
+    let mut host = Host::new();
+    let step_up = StepUp { when: When::Always, max_age_s: 60 };
+    host.put(fact_kind::TENANT, "acme", &TenantPolicy { step_up, ..TenantPolicy::default() });
+    for (acr, auth_time, enough) in [
+        (ACR, Some(NOW_S - 60), true),
+        (ACR, Some(NOW_S - 61), false),
+        (ACR, None, false),
+        ("urn:example:2", Some(NOW_S), false),
+    ] {
+        let claims = with(with(claims(), "acr", json!(acr)), "auth_time", json!(auth_time));
+        let claims = if auth_time.is_none() { without(claims, "auth_time") } else { claims };
+        let denied = host.ask(&token(header(), claims)).err().map(|denial| denial.code);
+        assert_eq!(denied, (!enough).then(|| "insufficient_user_authentication".into()), "{acr} {auth_time:?}");
+    }
+}

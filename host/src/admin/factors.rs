@@ -1,0 +1,133 @@
+//! Second factors: enrolled, proven, reset.
+
+use std::time::Duration;
+
+use littoral_core::{
+    ledger::Demand,
+    limits::charge_kind,
+    step_up::{Factor, Proof, totp, user_key},
+};
+
+use crate::{
+    plan::now_ms,
+    tokens::Secret,
+    vault::{Admission, Limits, Store, StoreError, Table},
+};
+
+/// Tries a minute, right or wrong, for each user.
+const TRIES: u64 = 5;
+const MINUTE_MS: u64 = 60_000;
+/// A code is remembered as used until no clock takes it any more.
+const USED_MS: u64 = 5 * MINUTE_MS;
+/// What the sealed factor is for.
+const PURPOSE: &str = "factor";
+
+/// Why a factor was not proven.
+#[derive(Debug, thiserror::Error)]
+pub enum FactorError {
+    #[error("the code is wrong, was used before, or the user has no second factor")]
+    Wrong,
+    #[error("too many tries; wait a minute")]
+    TooMany { retry_ms: u64 },
+    #[error("the second factor of this user was sealed with another secret than token.secret_file")]
+    OtherSecret,
+    #[error("the system gives no random numbers")]
+    NoEntropy,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What is shown once.
+pub struct Enrolled {
+    /// `otpauth://...`
+    pub uri: String,
+    pub recovery_codes: Vec<String>,
+}
+
+fn random<const N: usize>() -> Result<[u8; N], FactorError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| FactorError::NoEntropy)?;
+    Ok(bytes)
+}
+
+fn purpose(user: &str) -> String {
+    format!("{PURPOSE}/{user}")
+}
+
+async fn keep(store: &dyn Store, secret: &Secret, user: &str, factor: &Factor) -> Result<(), FactorError> {
+    let json = serde_json::to_vec(factor).expect("strings always serialise");
+    let sealed = secret.seal(&purpose(user), &json).ok_or(FactorError::NoEntropy)?;
+    Ok(store.put(Table::Factors, user, sealed, None).await?)
+}
+
+/// Gives a user a second factor, in place of any before.
+pub async fn enrol(store: &dyn Store, secret: &Secret, tenant: &str, user: &str) -> Result<Enrolled, FactorError> {
+    let key = random::<{ totp::SECRET_BYTES }>()?;
+    let mut recovery_codes = Vec::with_capacity(totp::RECOVERY_CODES);
+    for _ in 0..totp::RECOVERY_CODES {
+        recovery_codes.push(totp::recovery_code(&random()?));
+    }
+    let recovery = recovery_codes.iter().filter_map(|code| totp::recovery_digest(code)).collect();
+    let factor = Factor { secret: totp::base32(&key), recovery };
+    keep(store, secret, &user_key(tenant, user), &factor).await?;
+    Ok(Enrolled { uri: totp::uri("Littoral", tenant, user, &key), recovery_codes })
+}
+
+/// Takes a user's second factor away; whether there was one.
+pub async fn reset(store: &dyn Store, tenant: &str, user: &str) -> Result<bool, FactorError> {
+    Ok(store.take(Table::Factors, &user_key(tenant, user)).await?.is_some())
+}
+
+/// Whether the proof is good; how it was given, for `amr` (RFC 8176).
+pub async fn prove(
+    store: &dyn Store,
+    limits: &Limits,
+    secret: &Secret,
+    (tenant, user): (&str, &str),
+    proof: &Proof,
+) -> Result<&'static str, FactorError> {
+    let user = user_key(tenant, user);
+    throttle(limits, tenant, &user).await?;
+    let sealed = store.get(Table::Factors, &user).await?.ok_or(FactorError::Wrong)?;
+    let json = secret.open(&purpose(&user), &sealed).ok_or(FactorError::OtherSecret)?;
+    let mut factor: Factor = serde_json::from_slice(&json).map_err(|_| FactorError::OtherSecret)?;
+    match proof {
+        Proof::Code(code) => {
+            let key = totp::unbase32(&factor.secret).ok_or(FactorError::OtherSecret)?;
+            let step = totp::step_of(&key, code, now_ms()).ok_or(FactorError::Wrong)?;
+            once(store, &format!("totp/{user}/{step}")).await?;
+            Ok("otp")
+        }
+        Proof::RecoveryCode(code) => {
+            let position = totp::recovery_position(code, &factor.recovery).ok_or(FactorError::Wrong)?;
+            let digest = factor.recovery.remove(position);
+            once(store, &format!("recovery/{digest}")).await?;
+            keep(store, secret, &user, &factor).await?;
+            Ok("kba")
+        }
+    }
+}
+
+/// Lets one caller pass, at one edge.
+async fn once(store: &dyn Store, name: &str) -> Result<(), FactorError> {
+    let first = store.put_new(Table::Once, name, b"1".to_vec(), Some(now_ms() + USED_MS)).await?;
+    first.then_some(()).ok_or(FactorError::Wrong)
+}
+
+/// Six digits are guessed in a day at a hundred tries a second.
+async fn throttle(limits: &Limits, tenant: &str, user: &str) -> Result<(), FactorError> {
+    let demand = Demand {
+        kind: charge_kind::REQUESTS.into(),
+        key: format!("step-up/{user}"),
+        amount: 1,
+        least: 1,
+        limit: TRIES,
+        window_ms: MINUTE_MS,
+    };
+    let (tenant, lease) = (tenant.into(), String::new());
+    let admission = Admission { tenant, lease, lease_for: Duration::ZERO, demands: vec![demand] };
+    match limits.admit(admission).await? {
+        Ok(_) => Ok(()),
+        Err(refusal) => Err(FactorError::TooMany { retry_ms: refusal.retry_ms.unwrap_or(MINUTE_MS) }),
+    }
+}

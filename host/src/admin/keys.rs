@@ -1,0 +1,215 @@
+//! API keys in the store: made, listed, rotated, revoked, imported.
+
+use ipnet::IpNet;
+use littoral_core::{
+    cache::Rules,
+    key::KeyRecord,
+    limits::{Budget, Limits, Period},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    plan::now_ms,
+    vault::{Store, StoreError, Table},
+};
+
+/// What a new key is to be.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NewKey {
+    pub tenant: String,
+    pub user: String,
+    pub models: Vec<String>,
+    pub networks: Vec<IpNet>,
+    pub filters: Vec<String>,
+    pub limits: Limits,
+    pub cache: Option<Rules>,
+    /// Unix milliseconds.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// A key as administrators see it: all but salt and hash.
+#[derive(Debug, Serialize)]
+pub struct Listed {
+    pub id: String,
+    pub tenant: String,
+    pub user: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub networks: Vec<IpNet>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filters: Vec<String>,
+    #[serde(skip_serializing_if = "Limits::is_none")]
+    pub limits: Limits,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Rules>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub created_at_ms: Option<u64>,
+}
+
+/// Why nothing was done.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("there is no key '{0}'; `littoral key list` shows the ids")]
+    Unknown(String),
+    #[error("the record of the key '{0}' cannot be read")]
+    Damaged(String),
+    #[error("the system gives no random numbers")]
+    NoEntropy,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn entropy<const N: usize>() -> Result<[u8; N], KeyError> {
+    let mut bytes = [0; N];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::NoEntropy)?;
+    Ok(bytes)
+}
+
+fn json(record: &KeyRecord) -> Vec<u8> {
+    serde_json::to_vec(record).expect("a key record is strings and numbers")
+}
+
+fn read(id: &str, json: &[u8]) -> Result<KeyRecord, KeyError> {
+    serde_json::from_slice(json).map_err(|_| KeyError::Damaged(id.into()))
+}
+
+impl NewKey {
+    /// Its record, and the key itself, which is stored nowhere.
+    pub fn record(self) -> Result<(KeyRecord, String), KeyError> {
+        let (record, key) = KeyRecord::create(&self.tenant, &self.user, &entropy()?);
+        let Self { models, networks, filters, limits, cache, expires_at_ms, .. } = self;
+        let created_at_ms = Some(now_ms());
+        let record = KeyRecord { models, networks, filters, limits, cache, expires_at_ms, created_at_ms, ..record };
+        record.check().map_err(KeyError::Invalid)?;
+        if record.expires_at_ms.is_some_and(|end| end <= now_ms()) {
+            return Err(KeyError::Invalid("the key would have expired before it is made".into()));
+        }
+        Ok((record, key))
+    }
+}
+
+/// Makes a key: its record, and the key itself.
+pub async fn create(store: &dyn Store, new: NewKey) -> Result<(KeyRecord, String), KeyError> {
+    let (record, key) = new.record()?;
+    store.put(Table::Keys, &record.id, json(&record), None).await?;
+    Ok((record, key))
+}
+
+/// Every key, by tenant and user.
+pub async fn list(store: &dyn Store) -> Result<Vec<KeyRecord>, KeyError> {
+    let entries = store.all(Table::Keys).await?;
+    let mut records = entries.iter().map(|(id, value)| read(id, value)).collect::<Result<Vec<_>, _>>()?;
+    records.sort_by(|a, b| (&a.tenant, &a.user, &a.id).cmp(&(&b.tenant, &b.user, &b.id)));
+    Ok(records)
+}
+
+/// Removes a key: it opens nothing from now on, at every edge within a second.
+pub async fn revoke(store: &dyn Store, id: &str) -> Result<(), KeyError> {
+    store.take(Table::Keys, id).await?.map(drop).ok_or_else(|| KeyError::Unknown(id.into()))
+}
+
+/// Gives a key a new secret; the old one is good for `grace_ms` longer. The key, stored nowhere.
+pub async fn rotate(store: &dyn Store, id: &str, grace_ms: u64) -> Result<String, KeyError> {
+    let value = store.get(Table::Keys, id).await?.ok_or_else(|| KeyError::Unknown(id.into()))?;
+    let mut record = read(id, &value)?;
+    let key = record.rotate(&entropy()?, now_ms().saturating_add(grace_ms));
+    store.put(Table::Keys, id, json(&record), None).await?;
+    Ok(key)
+}
+
+/// Takes records over from elsewhere; those whose id is known already stay as they are. How many were new.
+pub async fn import(store: &dyn Store, records: Vec<KeyRecord>) -> Result<usize, KeyError> {
+    let mut new = 0;
+    for record in records {
+        record.check().map_err(|e| KeyError::Invalid(format!("key {}: {e}", record.id)))?;
+        new += usize::from(store.put_new(Table::Keys, &record.id, json(&record), None).await?);
+    }
+    Ok(new)
+}
+
+impl From<KeyRecord> for Listed {
+    fn from(record: KeyRecord) -> Self {
+        let KeyRecord {
+            id, tenant, user, models, networks, filters, limits, cache, expires_at_ms, created_at_ms, ..
+        } = record;
+        Self { id, tenant, user, models, networks, filters, limits, cache, expires_at_ms, created_at_ms }
+    }
+}
+
+/// `5000000/day`; the period is `month` unless one is named.
+pub fn budget(text: &str) -> Result<Budget, String> {
+    let (amount, period) = text.split_once('/').unwrap_or((text, "month"));
+    let amount = amount.replace('_', "").parse().map_err(|_| format!("'{amount}' is no number of micro-units"))?;
+    let period = match period {
+        "day" => Period::Day,
+        "month" => Period::Month,
+        "total" => Period::Total,
+        other => return Err(format!("'{other}' is none of day, month, total")),
+    };
+    Ok(Budget { amount, period })
+}
+
+/// `90s`, `15m`, `12h`, `30d`, in milliseconds.
+pub fn duration_ms(text: &str) -> Result<u64, String> {
+    let wrong = || format!("'{text}' is no duration; write 90s, 15m, 12h or 30d");
+    let unit = match text.chars().last() {
+        Some('s') => 1000,
+        Some('m') => 60_000,
+        Some('h') => 3_600_000,
+        Some('d') => 86_400_000,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    number.checked_mul(unit).ok_or_else(wrong)
+}
+
+#[cfg(test)]
+mod tests {
+    use littoral_core::key::Presented;
+
+    use super::*;
+    use crate::vault::Embedded;
+
+    #[tokio::test]
+    async fn a_key_lives_from_its_making_to_its_revocation() {
+        let folder = std::env::temp_dir().join(format!("littoral-admin-keys-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let store = Embedded::open(&folder.join("a.db")).unwrap();
+        let new = NewKey { tenant: "acme".into(), user: "ada".into(), ..NewKey::default() };
+        let (record, key) = create(&store, new.clone()).await.unwrap();
+        let listed = list(&store).await.unwrap();
+        assert_eq!(listed, [record.clone()]);
+        assert!(!serde_json::to_string(&Listed::from(record.clone())).unwrap().contains(&record.hash));
+        let second = rotate(&store, &record.id, 60_000).await.unwrap();
+        let stored = &list(&store).await.unwrap()[0];
+        for (secret, later) in [(&key, 0), (&second, 0), (&second, 120_000)] {
+            assert!(stored.matches(&Presented::parse(secret).unwrap(), now_ms() + later));
+        }
+        assert!(!stored.matches(&Presented::parse(&key).unwrap(), now_ms() + 120_000));
+        revoke(&store, &record.id).await.unwrap();
+        assert!(matches!(revoke(&store, &record.id).await, Err(KeyError::Unknown(_))));
+        assert!(matches!(rotate(&store, &record.id, 0).await, Err(KeyError::Unknown(_))));
+        assert_eq!(import(&store, vec![record.clone(), record]).await.unwrap(), 1);
+        let expired = NewKey { expires_at_ms: Some(1), ..new.clone() };
+        assert!(matches!(create(&store, expired).await, Err(KeyError::Invalid(_))));
+        let nobody = NewKey { tenant: String::new(), ..new };
+        assert!(matches!(create(&store, nobody).await, Err(KeyError::Invalid(_))));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn amounts_and_durations() {
+        assert_eq!(budget("5_000/day"), Ok(Budget { amount: 5000, period: Period::Day }));
+        assert_eq!(budget("7"), Ok(Budget { amount: 7, period: Period::Month }));
+        assert_eq!(duration_ms("30d"), Ok(30 * 86_400_000));
+        for bad in ["", "5", "x/day", "5/year", "d", "5w", "ä", "99999999999999999999s"] {
+            assert!(budget(bad).is_err() || duration_ms(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The admin listener: the keys of the store, over HTTP on this machine.
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Request, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE, HOST, SET_COOKIE},
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use littoral_core::{
+    audit::{Outcome, Record, event},
+    calendar,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::Semaphore, time::sleep};
+
+use super::{
+    keys::{self, KeyError, Listed, NewKey},
+    session::{self, Refused, Sessions},
+};
+use crate::{audit::Audit, plan::now_ms, vault::Store};
+
+const CONNECTIONS: usize = 16;
+/// Largest body, bytes.
+const MAX_BODY: usize = 64 << 10;
+
+/// See the module.
+pub struct Admin {
+    pub store: Arc<dyn Store>,
+    pub audit: Option<Arc<Audit>>,
+    pub sessions: Sessions,
+    /// What clients must call this listener: a page elsewhere that has its name point here is not let in.
+    pub address: SocketAddr,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Login {
+    token: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Rotation {
+    grace_ms: u64,
+}
+
+type Answer = (StatusCode, Value);
+
+/// Answers administrators. Never returns.
+pub async fn serve(listener: TcpListener, admin: Arc<Admin>) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "the admin listener cannot accept");
+                sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let admin = admin.clone();
+                async move { Ok::<_, Infallible>(admin.answer(request).await) }
+            });
+            let mut server = http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+            // A client that goes away is no event.
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+            drop(slot);
+        });
+    }
+}
+
+impl Admin {
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (parts, body) = request.into_parts();
+        let body = async {
+            let whole = tokio::time::timeout(Duration::from_secs(30), Limited::new(body, MAX_BODY).collect()).await;
+            whole.ok().and_then(Result::ok).map(|body| body.to_bytes())
+        };
+        let mut cookie = None;
+        let (status, document) = if !self.is_called_by_name(&parts) {
+            refused(StatusCode::MISDIRECTED_REQUEST, "this listener has another name")
+        } else if let Some(body) = body.await {
+            self.decide(&parts, &body, &mut cookie).await
+        } else {
+            refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or did not come")
+        };
+        self.record(&parts, status);
+        let mut response = Response::new(Full::from(document.to_string()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(littoral_api::JSON));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+        if let Some(cookie) = cookie.and_then(|cookie: String| HeaderValue::from_str(&cookie).ok()) {
+            headers.insert(SET_COOKIE, cookie);
+        }
+        response
+    }
+
+    fn is_called_by_name(&self, parts: &http::request::Parts) -> bool {
+        let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        host == self.address.to_string() || host == format!("localhost:{}", self.address.port())
+    }
+
+    async fn decide(&self, parts: &http::request::Parts, body: &[u8], cookie: &mut Option<String>) -> Answer {
+        let path: Vec<&str> = parts.uri.path().trim_matches('/').split('/').collect();
+        if (&parts.method, path.as_slice()) == (&Method::POST, &["admin", "login"]) {
+            return self.login(body, cookie).await;
+        }
+        match self.sessions.admit(&*self.store, &parts.method, &parts.headers).await {
+            Ok(()) => {}
+            Err(Refused::Unknown) => return refused(StatusCode::UNAUTHORIZED, "the admin token is needed"),
+            Err(Refused::CrossSite) => return refused(StatusCode::FORBIDDEN, "x-csrf-token is missing or wrong"),
+        }
+        match (&parts.method, path.as_slice()) {
+            (&Method::GET, ["admin", "keys"]) => of(
+                keys::list(&*self.store).await,
+                |records| json!({ "keys": records.into_iter().map(Listed::from).collect::<Vec<_>>() }),
+            ),
+            (&Method::POST, ["admin", "keys"]) => match serde_json::from_slice::<NewKey>(body) {
+                Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
+                Ok(new) => {
+                    of(keys::create(&*self.store, new).await, |(record, key)| json!({"id": record.id, "key": key}))
+                }
+            },
+            (&Method::DELETE, ["admin", "keys", id]) => {
+                of(keys::revoke(&*self.store, id).await, |()| json!({"revoked": id}))
+            }
+            (&Method::POST, ["admin", "keys", id, "rotate"]) => {
+                let body = if body.is_empty() { b"{}" } else { body };
+                match serde_json::from_slice::<Rotation>(body) {
+                    Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
+                    Ok(rotation) => {
+                        let rotated = keys::rotate(&*self.store, id, rotation.grace_ms).await;
+                        of(rotated, |key| json!({"id": id, "key": key}))
+                    }
+                }
+            }
+            _ => refused(
+                StatusCode::NOT_FOUND,
+                "there are /admin/login, /admin/keys, /admin/keys/ID, /admin/keys/ID/rotate",
+            ),
+        }
+    }
+
+    async fn login(&self, body: &[u8], cookie: &mut Option<String>) -> Answer {
+        let Ok(login) = serde_json::from_slice::<Login>(body) else {
+            return refused(StatusCode::BAD_REQUEST, "the body must be {\"token\": \"la_...\"}");
+        };
+        if !session::is_token(&*self.store, &login.token).await {
+            return refused(StatusCode::UNAUTHORIZED, "the admin token is wrong");
+        }
+        of(self.sessions.open(), |(value, csrf)| {
+            *cookie = Some(format!("{}={value}; Path=/admin; HttpOnly; SameSite=Strict", session::SESSION));
+            json!({ "csrf": csrf })
+        })
+    }
+
+    fn record(&self, parts: &http::request::Parts, status: StatusCode) {
+        let Some(audit) = &self.audit else { return };
+        let result = if status.is_success() { "allowed" } else { "denied" };
+        let record = Record {
+            timestamp: calendar::rfc3339(now_ms()),
+            request_id: format!("{:032x}", rand::random::<u128>()),
+            source_ip: self.address.ip().to_string(),
+            key_id: "admin".into(),
+            event_type: event::ADMIN.into(),
+            action: format!("{} {}", parts.method, parts.uri.path()),
+            outcome: Some(Outcome { result: result.into(), status: status.as_u16(), error: String::new() }),
+            ..Record::default()
+        };
+        // What cannot be written has been told by the log.
+        let _ = audit.write(&record);
+    }
+}
+
+fn of<T>(result: Result<T, KeyError>, show: impl FnOnce(T) -> Value) -> Answer {
+    match result {
+        Ok(value) => (StatusCode::OK, show(value)),
+        Err(error) => {
+            let status = match &error {
+                KeyError::Invalid(_) => StatusCode::BAD_REQUEST,
+                KeyError::Unknown(_) => StatusCode::NOT_FOUND,
+                KeyError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+                KeyError::Damaged(_) | KeyError::NoEntropy => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            refused(status, &error.to_string())
+        }
+    }
+}
+
+fn refused(status: StatusCode, message: &str) -> Answer {
+    (status, json!({"error": {"message": message}}))
+}

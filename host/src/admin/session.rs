@@ -1,0 +1,105 @@
+//! Who may administer: a token that is printed once, and browser sessions that were opened with it.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use http::{HeaderMap, Method, header::AUTHORIZATION, header::COOKIE};
+use littoral_core::key::hex;
+use sha2::{Digest, Sha256};
+
+use super::keys::KeyError;
+use crate::vault::{Store, Table};
+
+const NAME: &str = "admin-token";
+/// Name of the session's cookie.
+pub const SESSION: &str = "littoral_admin";
+/// The header in which a page repeats what it was told when it logged in.
+pub const CSRF: &str = "x-csrf-token";
+const LASTS: Duration = Duration::from_secs(12 * 3600);
+const MOST: usize = 64;
+
+/// Makes the token if there is none; the token, to be printed once and stored nowhere.
+pub async fn first_token(store: &dyn Store) -> Result<Option<String>, KeyError> {
+    let text = fresh("la_")?;
+    let new = store.put_new(Table::Secrets, NAME, digest(&text).into_bytes(), None).await?;
+    Ok(new.then_some(text))
+}
+
+/// Replaces the token; the new one.
+pub async fn new_token(store: &dyn Store) -> Result<String, KeyError> {
+    let text = fresh("la_")?;
+    store.put(Table::Secrets, NAME, digest(&text).into_bytes(), None).await?;
+    Ok(text)
+}
+
+/// 256 bits in hex. They need no salt.
+fn fresh(prefix: &str) -> Result<String, KeyError> {
+    let mut bytes = [0; 32];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| KeyError::NoEntropy)?;
+    Ok(format!("{prefix}{}", hex(&bytes)))
+}
+
+fn digest(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+/// Sessions of this process.
+#[derive(Default)]
+pub struct Sessions(Mutex<HashMap<String, Session>>);
+
+struct Session {
+    csrf: String,
+    since: Instant,
+}
+
+/// Why a request is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// No token, and no session.
+    Unknown,
+    /// A session, and not from the page it was opened by.
+    CrossSite,
+}
+
+impl Sessions {
+    /// Opens a session: the cookie's value, and what the page must repeat.
+    pub fn open(&self) -> Result<(String, String), KeyError> {
+        let (cookie, csrf) = (fresh("")?, fresh("")?);
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, session| session.since.elapsed() < LASTS);
+        if open.len() >= MOST {
+            open.clear();
+        }
+        open.insert(digest(&cookie), Session { csrf: csrf.clone(), since: Instant::now() });
+        Ok((cookie, csrf))
+    }
+
+    /// Lets a request in that carries the token, or the cookie of a session. Browsers send cookies by themselves, so one
+    /// that changes something must repeat the session's secret as well.
+    pub async fn admit(&self, store: &dyn Store, method: &Method, headers: &HeaderMap) -> Result<(), Refused> {
+        let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
+        if let Some(token) = text(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer ")) {
+            return if is_token(store, token).await { Ok(()) } else { Err(Refused::Unknown) };
+        }
+        let cookies = text(COOKIE.as_str()).unwrap_or_default();
+        let cookie = cookies.split(';').find_map(|pair| pair.trim().strip_prefix(SESSION)?.strip_prefix('='));
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let session = cookie.and_then(|cookie| open.get(&digest(cookie)));
+        let session = session.filter(|session| session.since.elapsed() < LASTS).ok_or(Refused::Unknown)?;
+        let repeated = text(CSRF).unwrap_or_default();
+        let same = verify_slices_are_equal(repeated.as_bytes(), session.csrf.as_bytes()).is_ok();
+        if *method == Method::GET || same { Ok(()) } else { Err(Refused::CrossSite) }
+    }
+}
+
+/// Whether this is the token.
+pub async fn is_token(store: &dyn Store, text: &str) -> bool {
+    match store.get(Table::Secrets, NAME).await {
+        Ok(Some(kept)) => verify_slices_are_equal(&kept, digest(text).as_bytes()).is_ok(),
+        _ => false,
+    }
+}

@@ -1,0 +1,92 @@
+//! `littoral token`: access tokens of this installation.
+
+use std::path::PathBuf;
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+
+use crate::{
+    admin::keys,
+    cli::store::At,
+    config,
+    tokens::{self, Mint, Subject},
+};
+
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Mints an access token for the holder of a key and prints it.
+    Create {
+        /// Id of the key; the token may do what the key may.
+        key_id: String,
+        /// How long it is good: 90s, 15m. By default token.lifetime_s.
+        #[arg(long, value_name = "DURATION", value_parser = keys::duration_ms)]
+        lifetime: Option<u64>,
+        #[command(flatten)]
+        of: Of,
+    },
+    /// Refuses tokens from now on, at every edge within a second.
+    Revoke {
+        /// One token, by its claim jti.
+        #[arg(long, conflicts_with = "subject", required_unless_present = "subject")]
+        jti: Option<String>,
+        /// Every token of a subject that was issued until now, by its claim sub.
+        #[arg(long)]
+        subject: Option<String>,
+        /// Whose tokens; by default token.issuer.
+        #[arg(long)]
+        issuer: Option<String>,
+        #[command(flatten)]
+        of: Of,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Of {
+    /// The edge's configuration: its sections token and store count.
+    #[arg(long, value_name = "FILE", env = "LITTORAL_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(flatten)]
+    at: At,
+}
+
+impl Of {
+    fn read(&self) -> anyhow::Result<config::Config> {
+        let Some(path) = &self.config else { return Ok(config::Config::default()) };
+        config::read(path).with_context(|| format!("the configuration {}", path.display()))
+    }
+}
+
+impl Token {
+    pub fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Create { key_id, lifetime, of } => {
+                let config = of.read()?;
+                of.at.with(async |store| {
+                    let mint = Mint::load(&config.token, store).await?;
+                    let mint = mint.context("token.issuer is not set; --config names the file that sets it")?;
+                    let records = keys::list(store).await?;
+                    let record = records.into_iter().find(|record| record.id == key_id);
+                    let record = record.ok_or(keys::KeyError::Unknown(key_id))?;
+                    let (tenant, user, client_id) = (record.tenant, record.user, record.id);
+                    let subject = Subject { tenant, user, client_id, ..Subject::default() };
+                    println!("{}", mint.access(&subject, lifetime.map(|ms| ms / 1000))?.access_token);
+                    Ok(())
+                })
+            }
+            Self::Revoke { jti, subject, issuer, of } => {
+                let config = of.read()?;
+                let issuer =
+                    issuer.or(config.token.issuer).context("--issuer, or token.issuer of --config, is needed")?;
+                of.at.with(async |store| {
+                    if let Some(jti) = jti {
+                        tokens::revoke_token(store, &issuer, &jti).await?;
+                    }
+                    if let Some(subject) = subject {
+                        tokens::revoke_subject(store, &issuer, &subject).await?;
+                    }
+                    Ok(())
+                })
+            }
+        }
+    }
+}

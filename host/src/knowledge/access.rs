@@ -1,0 +1,65 @@
+//! Facts about who may enter: keys and revocations of the store, policies of tenants, prices.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use littoral_core::{Fact, fact_kind};
+
+use super::{Issuers, Keys, Mirror, Places, issuers};
+use crate::{config::Config, vault::Table};
+
+/// Name of the policy and the price of all that have none of their own.
+const OTHERS: &str = "*";
+
+/// See the module.
+#[derive(Default)]
+pub struct Access {
+    file: Arc<Keys>,
+    mirror: Arc<Mirror>,
+    /// JSON of [`littoral_core::limits::TenantPolicy`] by tenant.
+    tenants: BTreeMap<String, Vec<u8>>,
+    /// JSON of [`littoral_core::limits::Prices`].
+    prices: Option<Vec<u8>>,
+    /// JSON of [`littoral_core::token::Issuers`].
+    rules: Option<Vec<u8>>,
+    pub issuers: Arc<Issuers>,
+    pub places: Places,
+}
+
+impl Access {
+    pub fn new(config: &Config, file: Arc<Keys>, mirror: Arc<Mirror>, issuers: Arc<Issuers>, places: Places) -> Self {
+        let json = |policy| serde_json::to_vec(policy).expect("limits always serialise");
+        let tenants = config.tenant.iter().map(|(name, policy)| (name.clone(), json(policy))).collect();
+        let prices = Some(serde_json::to_vec(&config.price).expect("prices always serialise"));
+        Self { file, mirror, tenants, prices, rules: Some(config.issuers_for_guests()), issuers, places }
+    }
+
+    /// Changes with everything here that can change.
+    pub fn epoch(&self) -> u64 {
+        // Each of them only grows.
+        [self.file.epoch(), self.mirror.epoch(), self.issuers.epoch()].into_iter().fold(0, u64::wrapping_add)
+    }
+
+    /// A verification key; none when its issuer has to be asked.
+    pub fn verifying_key(&self, name: &str) -> Option<Fact> {
+        let value = match self.issuers.get(name) {
+            issuers::Known::Key(key) => Some(key),
+            issuers::Known::Absent => None,
+            issuers::Known::Ask => return None,
+        };
+        Some(Fact { kind: fact_kind::VERIFYING_KEY.into(), key: name.into(), value, error: None })
+    }
+
+    /// The value of a fact, if it is of a kind that is kept here.
+    pub fn peek(&self, kind: &str, key: &str) -> Option<Option<Vec<u8>>> {
+        match (kind, key) {
+            (fact_kind::API_KEY, id) => Some(self.mirror.get(Table::Keys, id).or_else(|| self.file.get(id))),
+            (fact_kind::TENANT, name) => Some(self.tenants.get(name).or_else(|| self.tenants.get(OTHERS)).cloned()),
+            (fact_kind::CONFIG, "prices") => Some(self.prices.clone()),
+            (fact_kind::CONFIG, "auth") => Some(self.rules.clone()),
+            (fact_kind::PLACE, address) => Some(self.places.get(address)),
+            (fact_kind::SEEN, user) => Some(self.mirror.get(Table::Places, user)),
+            (fact_kind::REVOKED, name) => Some(self.mirror.get(Table::Revoked, name)),
+            _ => None,
+        }
+    }
+}

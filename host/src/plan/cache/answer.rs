@@ -1,0 +1,95 @@
+//! A complete answer as it is kept: what nodes sent, so that a stream and a document serve each other and filters run
+//! on every replay.
+
+use std::time::{Duration, Instant};
+
+use littoral_core::CachePlan;
+use littoral_proto::v1::{Event, StoredAnswer, delta::Part, event::Kind};
+use moka::Expiry;
+
+use super::Key;
+use crate::{plan::now_ms, store::Stored};
+
+/// Where an answer belongs: its key, and what it can be purged by.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place {
+    pub key: Key,
+    pub scope: String,
+    pub tags: Vec<String>,
+    pub ttl: Duration,
+}
+
+impl Place {
+    pub fn of(plan: &CachePlan) -> Self {
+        Self {
+            key: format!("{}\0{}", plan.scope, plan.key).into(),
+            scope: plan.scope.clone(),
+            tags: plan.tags.clone(),
+            ttl: Duration::from_millis(plan.ttl_ms),
+        }
+    }
+}
+
+/// A complete answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub events: Vec<Event>,
+    pub place: Place,
+    pub(super) stored: Instant,
+    /// Bytes in memory, roughly.
+    pub(super) size: usize,
+}
+
+impl Answer {
+    pub fn age(&self) -> Duration {
+        self.stored.elapsed()
+    }
+
+    /// As it is kept for other edges; `purge` is the number of the last purge known when it began.
+    pub fn to_store(&self, purge: u64) -> Stored {
+        let Place { scope, tags, ttl, .. } = self.place.clone();
+        Stored(StoredAnswer {
+            scope,
+            tags,
+            stored_ms: now_ms().saturating_sub(self.age().as_millis() as u64),
+            ttl_ms: ttl.as_millis() as u64,
+            purge,
+            events: self.events.clone(),
+        })
+    }
+}
+
+/// Bytes an event takes in memory, roughly.
+pub fn size(event: &Event) -> usize {
+    let heap = match &event.kind {
+        Some(Kind::Delta(delta)) => {
+            let part = match &delta.part {
+                Some(Part::Text(text) | Part::Reasoning(text)) => text.len(),
+                Some(Part::ToolCall(call)) => call.id.len() + call.name.len() + call.arguments.len(),
+                None => 0,
+            };
+            part + 4 * delta.token_ids.len() + 96 * delta.logprobs.iter().map(|l| 1 + l.top.len()).sum::<usize>()
+        }
+        _ => 64,
+    };
+    size_of::<Event>() + heap
+}
+
+/// Each answer lives as long as its own place says.
+pub(super) struct OwnTtl;
+
+impl Expiry<Key, std::sync::Arc<Answer>> for OwnTtl {
+    fn expire_after_create(&self, _: &Key, answer: &std::sync::Arc<Answer>, _: Instant) -> Option<Duration> {
+        Some(answer.place.ttl.saturating_sub(answer.age()))
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &Key,
+        answer: &std::sync::Arc<Answer>,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(answer.place.ttl.saturating_sub(answer.age()))
+    }
+}

@@ -1,0 +1,244 @@
+//! Brings one request to a node: candidate after candidate, within the retry budget, until one begins to answer; and
+//! again when a node is lost in the middle of it.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::{
+    FutureExt,
+    future::{self, BoxFuture, Either},
+};
+use littoral_core::Candidate;
+use littoral_proto::v1::{Event, GenerateRequest, Resume, event};
+use tokio::time::{sleep, timeout_at};
+
+use super::{now_ms, wire::Wire};
+use crate::{
+    config::{Kind, Node},
+    error::Error,
+    fleet::{Clients, Fleet, Lease},
+    telemetry::{Metrics, Tally},
+    upstream::{Continue, HttpWire, call::Call},
+};
+
+/// Nodes the fleet is asked for when those of the plan are used up.
+const MORE: usize = 3;
+
+/// What a node is asked, without what changes from one to the next.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// As the fleet names it.
+    pub model: String,
+    pub request: Bytes,
+    pub session: String,
+    pub tenant: String,
+    pub seed: Option<u64>,
+    pub request_id: String,
+}
+
+/// One request on its way. It may go on on another thread than the one that began it.
+pub struct Dispatch {
+    pub nodes: Arc<Clients>,
+    pub fleet: Arc<Fleet>,
+    pub metrics: Arc<Metrics>,
+    pub tally: Arc<Tally>,
+    pub ask: Ask,
+    pub candidates: VecDeque<Candidate>,
+    /// Names of the nodes that were asked.
+    pub asked: Vec<String>,
+    pub received: Instant,
+    pub deadline: Instant,
+}
+
+/// A node that has begun to answer.
+pub struct Opened {
+    /// Events that were read to know that.
+    pub first: VecDeque<Event>,
+    pub wire: Wire,
+    pub lease: Lease,
+}
+
+/// Where an answer is to go on.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    pub tokens: Vec<Resume>,
+    /// What was said by a server that tells no tokens.
+    pub said: String,
+    pub seed: Option<u64>,
+}
+
+impl Origin {
+    /// Whether a node can go on from here.
+    fn suits(&self, node: &Node) -> bool {
+        match node.kind {
+            Kind::Littoral => self.said.is_empty(),
+            Kind::OpenAi if !self.said.is_empty() => node.resume != Continue::None,
+            Kind::OpenAi => self.tokens.is_empty(),
+        }
+    }
+}
+
+impl Dispatch {
+    /// Has the request begun, or continued `from` where another node left it. When it cannot be, the error is the last
+    /// node's.
+    pub async fn open(&mut self, from: &Origin) -> Result<Opened, Error> {
+        let mut last = None;
+        loop {
+            let Some((candidate, lease)) = self.next(from, last.is_some()) else { break };
+            let hedge = self.fleet.config().hedge().filter(|_| from.seed.is_none());
+            let opened = match hedge {
+                None => self.attempt(lease, from, false).await,
+                Some(after) => self.hedged(lease, from, after).await,
+            };
+            match opened {
+                Ok(opened) => {
+                    self.tally.routed(opened.lease.member().name(), &candidate.reason, &self.asked);
+                    return Ok(opened);
+                }
+                Err(error) if error.is_retryable() => {
+                    tracing::info!(node = candidate.node, %error, detail = ?error, "a node did not take a request");
+                    last = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::NoNode("no node can take the request; please try again".into())))
+    }
+
+    /// The next node to ask, if one is left; a retry is paid for.
+    fn next(&mut self, from: &Origin, is_retry: bool) -> Option<(Candidate, Lease)> {
+        loop {
+            if self.candidates.is_empty() {
+                let (model, session) = (&self.ask.model, &self.ask.session);
+                self.candidates = self.fleet.candidates_but(&self.asked, model, session, MORE).into();
+            }
+            let candidate = self.candidates.pop_front()?;
+            let Some(member) = self.fleet.member(&candidate.node) else {
+                tracing::debug!(node = candidate.node, "the plan names a node that is not there");
+                continue;
+            };
+            if !from.suits(&member.node) {
+                self.asked.push(candidate.node);
+                continue;
+            }
+            // The last one left is asked whatever its breaker says.
+            let only = self.candidates.is_empty() && self.asked.is_empty();
+            let Some(lease) = member.enter(now_ms()).or_else(|| only.then(|| member.lease())) else {
+                self.asked.push(candidate.node);
+                continue;
+            };
+            if is_retry {
+                if !self.fleet.may_retry() {
+                    self.metrics.retries_refused.increment(1);
+                    return None;
+                }
+                self.metrics.retries.increment(1);
+            }
+            self.asked.push(candidate.node.clone());
+            return Some((candidate, lease));
+        }
+    }
+
+    /// Asks one node, and after a while a second one as well; who speaks first is listened to.
+    async fn hedged(&mut self, lease: Lease, from: &Origin, after: Duration) -> Result<Opened, Error> {
+        let first = self.attempt(lease, from, true);
+        let first = match future::select(first, sleep(after).boxed()).await {
+            Either::Left((opened, _)) => return opened,
+            Either::Right(((), first)) => first,
+        };
+        let Some((candidate, lease)) = self.next(from, true) else { return first.await };
+        self.metrics.hedges.increment(1);
+        let second = self.attempt(lease, from, true);
+        match future::select(first, second).await {
+            Either::Left((Ok(opened), _)) => Ok(opened),
+            Either::Right((Ok(opened), _)) => {
+                tracing::debug!(node = candidate.node, "the second node was quicker");
+                Ok(opened)
+            }
+            // One failed: the other is what is left.
+            Either::Left((Err(_), second)) => second.await,
+            Either::Right((Err(_), first)) => first.await,
+        }
+    }
+
+    /// Opens the generation at one node and waits for its first event, or for its first token.
+    fn attempt(&self, lease: Lease, from: &Origin, token: bool) -> BoxFuture<'static, Result<Opened, Error>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let ask = self.ask.clone();
+        let way = match lease.member().node.kind {
+            Kind::Littoral => Either::Left(self.nodes.get(lease.member())),
+            Kind::OpenAi => {
+                let call = Call {
+                    canonical: ask.request.clone(),
+                    model: ask.model.clone(),
+                    request_id: ask.request_id.clone(),
+                    seed: from.seed.or(ask.seed).unwrap_or_default(),
+                    said: from.said.clone(),
+                };
+                Either::Right((self.nodes.http(lease.member().node.path), lease.member().clone(), call))
+            }
+        };
+        let request = GenerateRequest {
+            model: ask.model,
+            request: ask.request,
+            session: ask.session,
+            tenant: ask.tenant,
+            deadline_ms: (left.as_millis() as u64).max(1),
+            seed: from.seed.or(ask.seed),
+            resume_from: from.tokens.clone(),
+            request_id: ask.request_id,
+        };
+        let (deadline, metrics) = (self.deadline, self.metrics.clone());
+        let opening = async move {
+            let mut wire = match way {
+                Either::Left(client) => {
+                    let wrong = |e| Error::NoNode(format!("the node's address cannot be used: {e}"));
+                    Wire::Grpc(Box::new(client.map_err(wrong)?.generate(request).await?.into_inner()))
+                }
+                Either::Right((http, member, call)) => {
+                    Wire::Http(Box::new(HttpWire::open(http?, member, call, &metrics).await?))
+                }
+            };
+            let mut first = VecDeque::new();
+            while first.len() < 1 + usize::from(token) {
+                match wire.next().await? {
+                    Some(Event { kind: Some(event::Kind::Error(error)) }) => {
+                        wire.let_go();
+                        return Err(Error::Node(error));
+                    }
+                    Some(event) if first.is_empty() && !matches!(event.kind, Some(event::Kind::Started(_))) => {
+                        return Err(Error::Garbage("its first event is not 'started'"));
+                    }
+                    Some(event) => first.push_back(event),
+                    None => return Err(tonic::Status::unavailable("the node ended the call").into()),
+                }
+            }
+            Ok((first, wire))
+        };
+        async move {
+            match timeout_at(deadline.into(), opening).await {
+                Ok(Ok((first, wire))) => {
+                    lease.succeeded(now_ms());
+                    Ok(Opened { first, wire, lease })
+                }
+                Ok(Err(error)) => {
+                    blame(&lease, &error);
+                    Err(error)
+                }
+                Err(_) => Err(Error::Deadline),
+            }
+        }
+        .boxed()
+    }
+}
+
+/// Counts an error against the node that made it, when it is the node's fault.
+pub fn blame(lease: &Lease, error: &Error) {
+    if error.is_nodes_fault() && lease.failed(now_ms()) {
+        tracing::warn!(node = lease.member().name(), %error, "the node is left alone for a while: it fails");
+    }
+}

@@ -1,0 +1,60 @@
+//! The service `oauth-token`: a token for a client that a guest let in.
+
+use bytes::Bytes;
+use http::{HeaderValue, header::CACHE_CONTROL};
+use littoral_core::{Body, Plan, Reply, oauth};
+
+use super::{Answer, Executor, whole};
+use crate::{
+    error::Error,
+    tokens::{Subject, TokenError},
+};
+
+impl Executor {
+    /// Mints what the plan's grant asks for.
+    pub(super) async fn oauth_token(&self, plan: Plan, args: &str) -> Result<Answer, Error> {
+        let Some(mint) = &self.shared.mint else {
+            return answer(oauth::refusal(400, "unsupported_grant_type", "this server issues no tokens"));
+        };
+        let grant = serde_json::from_str(args).map_err(|e| Error::Plan(format!("its grant cannot be read: {e}")))?;
+        let principal = plan.principal.ok_or_else(|| Error::Plan("it names nobody to give a token to".into()))?;
+        let store = &*self.shared.store;
+        let issued = match grant {
+            oauth::Grant::ClientCredentials => {
+                let subject = Subject {
+                    tenant: principal.tenant,
+                    user: principal.user,
+                    client_id: principal.key_id,
+                    ..Subject::default()
+                };
+                mint.grant(store, subject).await
+            }
+            oauth::Grant::RefreshToken { refresh_token } => {
+                mint.refresh(store, &refresh_token, &principal.key_id).await
+            }
+        };
+        match issued {
+            Ok(issued) => {
+                let json = serde_json::to_vec(&issued).expect("strings and numbers always serialise");
+                let mut answer = whole(200, Vec::new(), json.into())?;
+                if let Answer::Whole(response) = &mut answer {
+                    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+                }
+                Ok(answer)
+            }
+            Err(TokenError::Refused) => answer(oauth::refusal(400, "invalid_grant", &TokenError::Refused.to_string())),
+            Err(error) => {
+                tracing::error!(%error, "no token could be given");
+                Err(littoral_core::denial::unavailable("no token can be given now; please try again", 1).into())
+            }
+        }
+    }
+}
+
+fn answer(reply: Reply) -> Result<Answer, Error> {
+    let bytes = match reply.body {
+        Body::Bytes(bytes) => Bytes::from(bytes),
+        _ => Bytes::new(),
+    };
+    whole(reply.status, reply.headers, bytes)
+}

@@ -1,0 +1,136 @@
+//! `POST /retrieval`: hot knowledge. Answers from the cache, from another request's look-up, or from the configured
+//! upstream that speaks Dify's External Knowledge API.
+//!
+//! A document is kept like an answer: one piece of text between a beginning and an end.
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
+use littoral_api::error::code;
+use littoral_core::{Pairs, Plan, denial::not_found};
+use littoral_proto::v1::{self, Delta, Event, Started, Usage, delta::Part, event::Kind};
+use serde::{Deserialize, de::IgnoredAny};
+use tokio::{task::spawn_local, time::timeout_at};
+
+use super::{Answer, Arrival, Executor, JSON, add, cache::Found, deadline};
+use crate::{
+    config::Node,
+    error::Error,
+    telemetry::Entry,
+    upstream::{Http, document},
+};
+
+impl Executor {
+    /// Carries out the service `retrieval`.
+    pub(super) async fn retrieve(
+        self: &Rc<Self>,
+        headers: Pairs,
+        mut plan: Plan,
+        arrival: &Arrival,
+        entry: &mut Entry,
+    ) -> Result<Answer, Error> {
+        let Some(upstream) = self.shared.retrieval.clone() else {
+            return Err(not_found("/retrieval").into());
+        };
+        let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
+        let mut head = HeaderMap::with_capacity(4);
+        let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
+        let ask = Ask {
+            http: self.nodes.http(upstream.path)?,
+            upstream,
+            request: plan.request.into(),
+            id: arrival.id.clone(),
+        };
+        let finding = async {
+            match found {
+                Found::Kept(answer) => text(answer.events.iter().cloned()),
+                Found::Alone => ask.send().await,
+                Found::Joined(mut listener) => {
+                    listener.opened().await?;
+                    text(listener.take_until_last().await)
+                }
+                Found::Leads(pilot, mut listener) => {
+                    let executor = self.clone();
+                    spawn_local(async move {
+                        let opening = async { Ok(stream::iter(events(ask.send().await?)).boxed()) };
+                        pilot.fly(opening, async {}).await;
+                        executor.keep(&pilot).await;
+                    });
+                    listener.opened().await?;
+                    text(listener.take_until_last().await)
+                }
+            }
+        };
+        let document = timeout_at(due.into(), finding).await.map_err(|_| Error::Deadline)??;
+        add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        head.entry(CONTENT_TYPE).or_insert(JSON);
+        let mut response = Response::new(Bytes::from(document));
+        *response.headers_mut() = head;
+        Ok(Answer::Whole(response))
+    }
+}
+
+/// One question to the upstream.
+struct Ask {
+    http: Http,
+    upstream: Arc<Node>,
+    request: Bytes,
+    id: String,
+}
+
+/// What is looked at of an answer; all of it is passed on as it came.
+#[derive(Deserialize)]
+struct Document {
+    #[serde(rename = "records")]
+    _records: Vec<IgnoredAny>,
+}
+
+impl Ask {
+    async fn send(self) -> Result<String, Error> {
+        let response = self.http.send(&self.upstream, "", Some(self.request), &self.id).await?;
+        let status = response.status();
+        let whole = document(response.into_body()).await?;
+        if status != StatusCode::OK {
+            return Err(refused(status, &whole));
+        }
+        let text = String::from_utf8(whole.into()).map_err(|_| Error::Garbage("a document that is not text"))?;
+        serde_json::from_str::<Document>(&text).map_err(|_| Error::Garbage("a document without records"))?;
+        Ok(text)
+    }
+}
+
+/// A refusal of the upstream's: what is about the request keeps its message.
+fn refused(status: StatusCode, document: &[u8]) -> Error {
+    let said = serde_json::from_slice::<serde_json::Value>(document).ok();
+    let message = said.as_ref().and_then(|said| said.get("error_msg")?.as_str());
+    let message: String = message.unwrap_or("the knowledge upstream refused the request").chars().take(300).collect();
+    tracing::info!(status = status.as_u16(), message, "the knowledge upstream refused a request");
+    let (code, message) = match status.as_u16() {
+        400 | 404 | 422 => (code::INVALID_REQUEST, message),
+        429 => (code::OVERLOADED, "the knowledge upstream is full; please try again".into()),
+        _ => (code::UNAVAILABLE, "the knowledge upstream failed; please try again".into()),
+    };
+    Error::Node(v1::Error { code: code.into(), message, retryable: false })
+}
+
+/// A document as it is kept.
+fn events(text: String) -> [Event; 3] {
+    let started = Kind::Started(Started { node: "retrieval".into(), ..Started::default() });
+    let delta = Kind::Delta(Delta { part: Some(Part::Text(text)), ..Delta::default() });
+    [started, delta, Kind::Usage(Usage::default())].map(|kind| Event { kind: Some(kind) })
+}
+
+/// The document in these events.
+fn text(events: impl IntoIterator<Item = Event>) -> Result<String, Error> {
+    let mut text = None;
+    for event in events {
+        match event.kind {
+            Some(Kind::Delta(Delta { part: Some(Part::Text(found)), .. })) => text = Some(found),
+            Some(Kind::Error(error)) => return Err(Error::Node(error)),
+            _ => {}
+        }
+    }
+    text.ok_or_else(|| Error::NoNode("the look-up was broken off; please try again".into()))
+}

@@ -1,0 +1,140 @@
+//! A worker's connection to where edges share answers, and when that is left alone.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use littoral_core::fleet::standing::{Rules, Standing};
+use redis::{Cmd, FromRedisValue, RedisError, aio::PubSub};
+use tokio::time::timeout;
+
+use super::connection::{Address, Connection};
+use crate::{config, plan::now_ms};
+
+/// How long a new connection may take; longer than a command, because it is made once.
+const CONNECT: Duration = Duration::from_millis(500);
+
+/// What all connections of an edge share.
+pub struct Server {
+    address: Address,
+    timeout: Duration,
+    standing: Mutex<Standing>,
+    /// Commands that failed or were not sent.
+    pub errors: AtomicU64,
+}
+
+/// Why the store did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("the store is left alone after failures")]
+    Open,
+    #[error("the store did not answer within {} ms", .0.as_millis())]
+    Slow(Duration),
+    #[error(transparent)]
+    Failed(#[from] RedisError),
+}
+
+impl Server {
+    /// The server at `address`; nothing is connected yet.
+    pub fn new(address: Address, config: &config::Store) -> Self {
+        let open_ms = config.breaker_ms;
+        let rules = Rules { failures: 3, open_ms, max_open_ms: open_ms.saturating_mul(10), ramp_ms: 0 };
+        Self {
+            address,
+            timeout: Duration::from_millis(config.answers_timeout_ms),
+            standing: Mutex::new(Standing::new(rules)),
+            errors: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether it is left alone.
+    pub fn is_open(&self) -> bool {
+        lock(&self.standing).is_open()
+    }
+
+    /// A connection that listens to channels.
+    pub async fn listen(&self) -> Result<PubSub, Trouble> {
+        let client = self.address.listener()?;
+        Ok(timeout(CONNECT, client.get_async_pubsub()).await.map_err(|_| Trouble::Slow(CONNECT))??)
+    }
+
+    async fn connect(&self, patience: Duration) -> Result<Connection, Trouble> {
+        let opening = self.address.connect(CONNECT, self.timeout);
+        Ok(timeout(patience, opening).await.map_err(|_| Trouble::Slow(patience))??)
+    }
+}
+
+/// One worker's connection, made when first needed. Commands of all its requests share it.
+#[derive(Clone)]
+pub struct Link {
+    server: Arc<Server>,
+    connection: Arc<tokio::sync::Mutex<Option<Connection>>>,
+}
+
+impl Link {
+    pub fn new(server: Arc<Server>) -> Self {
+        Self { server, connection: Arc::default() }
+    }
+
+    /// Another connection to the same server, for commands that wait.
+    pub fn another(&self) -> Self {
+        Self::new(self.server.clone())
+    }
+
+    /// Sends one command.
+    pub async fn run<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, Trouble> {
+        self.run_for(command, Duration::ZERO).await
+    }
+
+    /// Sends one command that may wait for so long by itself.
+    pub async fn run_for<T: FromRedisValue>(&self, command: &Cmd, wait: Duration) -> Result<T, Trouble> {
+        if !lock(&self.server.standing).admit(now_ms()) {
+            self.server.errors.fetch_add(1, Relaxed);
+            return Err(Trouble::Open);
+        }
+        let result = self.attempt(command, self.server.timeout + wait).await;
+        let mut standing = lock(&self.server.standing);
+        match &result {
+            Ok(_) => standing.succeeded(now_ms()),
+            Err(error) => {
+                self.server.errors.fetch_add(1, Relaxed);
+                if standing.failed(now_ms()) {
+                    tracing::warn!(%error, "the store is left alone for a while; answers are kept in this process only");
+                }
+            }
+        }
+        result
+    }
+
+    async fn attempt<T: FromRedisValue>(&self, command: &Cmd, limit: Duration) -> Result<T, Trouble> {
+        let sending = async {
+            let mut connection = {
+                let mut kept = self.connection.lock().await;
+                match &*kept {
+                    Some(connection) => connection.clone(),
+                    None => kept.insert(self.server.connect(limit).await?).clone(),
+                }
+            };
+            Ok(command.query_async(&mut connection).await?)
+        };
+        let result = timeout(limit, sending).await.unwrap_or(Err(Trouble::Slow(limit)));
+        // A connection that failed is not asked again; one that was merely refused something is.
+        let keeps = match &result {
+            Ok(_) => true,
+            Err(Trouble::Failed(error)) => !error.is_io_error() && !error.is_unrecoverable_error(),
+            Err(_) => false,
+        };
+        if !keeps {
+            *self.connection.lock().await = None;
+        }
+        result
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

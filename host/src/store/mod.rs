@@ -1,0 +1,16 @@
+//! What edges share through Redis: answers, purges, and generations under way; and how a Redis is reached.
+//!
+//! [`link`] is a worker's connection, with a breaker: a store that is dead or slow is left alone at once, and everything
+//! here then answers that there is nothing. No request fails for it.
+
+mod answers;
+mod connection;
+mod flights;
+mod link;
+mod purges;
+
+pub use answers::{Entry, Stored};
+pub use connection::{Address, Connection, shown};
+pub use flights::{Follower, Leader, News, Role};
+pub use link::{Link, Server, Trouble};
+pub use purges::{publish, subscribe};

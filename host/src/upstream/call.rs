@@ -1,0 +1,189 @@
+//! One call to an upstream: its place among the streams, the request, and its answer as node events.
+
+use std::{
+    collections::VecDeque,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header::CONTENT_TYPE};
+use http_body::Body;
+use hyper::body::Incoming;
+use littoral_api::error::code;
+use littoral_proto::v1::{self, Event};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{
+    Http,
+    client::document,
+    request::{self, Continue},
+    sse::Parser,
+    translate::{Broken, Translator, started},
+};
+use crate::{config::Node, error::Error, fleet::Member, telemetry::Metrics};
+
+/// What an upstream is asked.
+pub struct Call {
+    pub canonical: Bytes,
+    /// The name the fleet knows the model by.
+    pub model: String,
+    pub request_id: String,
+    pub seed: u64,
+    /// What was said of the answer before its node was lost.
+    pub said: String,
+}
+
+/// The events of a call under way. Dropping it closes the stream.
+pub struct HttpWire {
+    body: Option<Incoming>,
+    parser: Option<Parser>,
+    translator: Translator,
+    ready: VecDeque<Event>,
+    /// What ends the answer, when what is ready has been read.
+    failure: Option<Error>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl HttpWire {
+    /// Waits for a place among the node's streams, asks, and returns when the head of the answer has come.
+    pub async fn open(http: Http, member: Arc<Member>, call: Call, metrics: &Metrics) -> Result<Self, Error> {
+        let node = &member.node;
+        let asked = Instant::now();
+        let place = member.streams().acquire_owned().await;
+        metrics.pool_wait(asked.elapsed());
+        let place = place.map_err(|_| Error::NoNode("the upstream has been removed".into()))?;
+        let said = (!call.said.is_empty()).then_some((call.said.as_str(), node.resume));
+        if said.is_some_and(|(_, how)| how == Continue::None) {
+            return Err(Error::NoNode("the upstream cannot continue an answer".into()));
+        }
+        let body = request::body(&call.canonical, node.upstream_name(&call.model), said)
+            .ok_or_else(|| Error::Plan("its request is no chat request".into()))?;
+        let response = http.send(node, "/chat/completions", Some(body.into()), &call.request_id).await?;
+        if response.status() != StatusCode::OK {
+            return Err(refused(node, response).await);
+        }
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let mut wire = Self {
+            body: None,
+            parser: None,
+            translator: Translator::default(),
+            ready: VecDeque::from([started(node.name(), call.seed)]),
+            failure: None,
+            _place: place,
+        };
+        if kind.starts_with("text/event-stream") {
+            (wire.body, wire.parser) = (Some(response.into_body()), Some(Parser::default()));
+        } else if kind.starts_with(littoral_api::JSON) {
+            // A server that does not stream: its one document is one chunk.
+            let whole = document(response.into_body()).await?;
+            wire.data(&whole);
+            wire.end();
+            if let Some(failure) = wire.failure.take() {
+                return Err(failure);
+            }
+        } else {
+            return Err(Error::Garbage("an answer that is no chat completion"));
+        }
+        Ok(wire)
+    }
+
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, Error>>> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Poll::Ready(Some(Ok(event)));
+            }
+            if let Some(failure) = self.failure.take() {
+                self.body = None;
+                return Poll::Ready(Some(Err(failure)));
+            }
+            let Some(body) = &mut self.body else { return Poll::Ready(None) };
+            match ready!(Pin::new(body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        self.bytes(&bytes);
+                    }
+                }
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "an upstream's stream broke");
+                    self.failure = Some(lost());
+                }
+                None => self.end(),
+            }
+            if self.translator.is_over() {
+                self.body = None;
+            }
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) {
+        let Some(mut parser) = self.parser.take() else { return };
+        let mut events = Vec::new();
+        if parser.push(bytes, |data| events.push(data.to_vec())).is_err() {
+            self.failure = Some(Error::Garbage("an event that does not end"));
+        }
+        events.iter().for_each(|data| self.data(data));
+        self.parser = Some(parser);
+    }
+
+    fn data(&mut self, data: &[u8]) {
+        if self.failure.is_some() {
+            return;
+        }
+        let mut out = Vec::new();
+        let result = self.translator.push(data, &mut out);
+        self.ready.extend(out);
+        self.failure = result.err().map(broken);
+    }
+
+    /// The stream ended.
+    fn end(&mut self) {
+        self.body = None;
+        if let Some(parser) = self.parser.take() {
+            let mut rest = Vec::new();
+            parser.end(|data| rest.push(data.to_vec()));
+            rest.iter().for_each(|data| self.data(data));
+        }
+        if self.failure.is_none() {
+            let mut out = Vec::new();
+            let result = self.translator.end(&mut out);
+            self.ready.extend(out);
+            self.failure = result.err().map(|broken| match broken {
+                // Closed in the middle of an answer, or of an event.
+                Broken::Garbage(_) => lost(),
+                said => self::broken(said),
+            });
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::NoNode("the upstream ended the answer before its end; please try again".into())
+}
+
+fn broken(broken: Broken) -> Error {
+    match broken {
+        Broken::Said(message) => Error::Node(v1::Error { code: code::INTERNAL.into(), message, retryable: true }),
+        Broken::Garbage(what) => Error::Garbage(what),
+    }
+}
+
+/// A refusal as an error of ours: what is about the request keeps its message, what is about the server does not.
+async fn refused(node: &Node, response: Response<Incoming>) -> Error {
+    let status = response.status();
+    let document = document(response.into_body()).await.unwrap_or_default();
+    let said = serde_json::from_slice::<serde_json::Value>(&document).ok();
+    let message = said.as_ref().and_then(|said| said.pointer("/error/message").or(said.get("message"))?.as_str());
+    let message: String = message.unwrap_or("the upstream refused the request").chars().take(300).collect();
+    tracing::info!(node = node.name(), status = status.as_u16(), message, "an upstream refused a request");
+    let error =
+        |code: &str, message: String, retryable| Error::Node(v1::Error { code: code.into(), message, retryable });
+    match status.as_u16() {
+        400 | 413 | 422 => error(code::INVALID_REQUEST, message, false),
+        404 => error(code::MODEL_NOT_FOUND, message, true),
+        429 => error(code::OVERLOADED, "the upstream is full; please try again".into(), true),
+        _ => error(code::UNAVAILABLE, "the upstream failed; please try again".into(), true),
+    }
+}

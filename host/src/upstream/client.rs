@@ -1,0 +1,102 @@
+//! A worker's HTTP connections to upstreams: kept alive and bounded in number, with TLS and HTTP/2 where spoken.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::Client,
+    rt::{TokioExecutor, TokioTimer},
+};
+use serde::Deserialize;
+
+use crate::{
+    config::{self, Node},
+    error::Error,
+    fleet::{Connector, Path},
+};
+
+/// The largest document that is read whole, bytes.
+const MAX_DOCUMENT: usize = 1 << 20;
+
+/// The connections of one worker, or of the watchers. Must be used inside the runtime that drives them.
+#[derive(Clone)]
+pub struct Http(Client<HttpsConnector<Connector>, Full<Bytes>>);
+
+impl Http {
+    /// `shares` workers keep the configured number of connections together.
+    pub fn new(config: &config::Fleet, shares: usize, path: Path) -> anyhow::Result<Self> {
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())?
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(Connector(path));
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_millis(config.pool_keep_alive_ms))
+            .pool_max_idle_per_host(config.pool_size().div_ceil(shares.max(1)))
+            .build(connector);
+        Ok(Self(client))
+    }
+
+    /// Sends a request with the node's credential; `body` makes it a POST.
+    pub async fn send(
+        &self,
+        node: &Node,
+        path: &str,
+        body: Option<Bytes>,
+        request_id: &str,
+    ) -> Result<Response<Incoming>, Error> {
+        let uri = format!("{}{path}", node.address.trim_end_matches('/'));
+        let mut request = Request::builder().method(if body.is_some() { "POST" } else { "GET" }).uri(uri);
+        if let Some(key) = node.api_key()? {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                .map_err(|_| Error::NoNode("the upstream's key has characters that no header may have".into()))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, littoral_api::JSON);
+            request = request.header(header::ACCEPT, "text/event-stream, application/json");
+        }
+        if !request_id.is_empty() {
+            request = request.header("x-request-id", request_id);
+        }
+        let request = request.body(Full::new(body.unwrap_or_default()));
+        let request = request.map_err(|e| Error::NoNode(format!("the upstream's address cannot be used: {e}")))?;
+        self.0.request(request).await.map_err(|error| {
+            tracing::debug!(node = node.name(), %error, detail = ?error, "an upstream cannot be reached");
+            Error::NoNode("the upstream cannot be reached, or was lost; please try again".into())
+        })
+    }
+}
+
+/// A whole document, bounded.
+pub async fn document(body: Incoming) -> Result<Bytes, Error> {
+    let whole = Limited::new(body, MAX_DOCUMENT).collect().await;
+    Ok(whole.map_err(|_| Error::Garbage("a document that breaks off or does not end"))?.to_bytes())
+}
+
+/// The models an upstream says it serves.
+pub async fn models(http: &Http, node: &Node) -> Result<Vec<String>, Error> {
+    #[derive(Deserialize)]
+    struct Models {
+        data: Vec<Model>,
+    }
+    #[derive(Deserialize)]
+    struct Model {
+        id: String,
+    }
+    let response = http.send(node, "/models", None, "").await?;
+    let status = response.status();
+    let document = document(response.into_body()).await?;
+    if !status.is_success() {
+        return Err(Error::NoNode(format!("the upstream answers /models with status {status}")));
+    }
+    let models: Models = serde_json::from_slice(&document).map_err(|_| Error::Garbage("no list of models"))?;
+    Ok(models.data.into_iter().map(|model| model.id).collect())
+}

@@ -1,0 +1,164 @@
+//! What outlives a request and may be shared by many edges: keys, revocations, enrolments, and what of each limit is used.
+//!
+//! One trait, two places: a SQLite file of this machine, or Redis for all edges together. Requests read keys and
+//! revocations from memory ([`crate::knowledge`]); only limits ask the store itself.
+
+mod embedded;
+mod lost;
+mod redis;
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use anyhow::Context;
+use futures::future::BoxFuture;
+use littoral_core::ledger::{Correction, Demand, Grant, Refusal};
+use tokio::{runtime::Handle, sync::oneshot};
+
+pub use embedded::Embedded;
+pub use lost::Limits;
+pub use redis::Redis;
+
+use crate::{config, store::Address};
+
+/// What is kept, by id; the values are JSON.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Table {
+    /// [`littoral_core::key::KeyRecord`] by key id.
+    Keys,
+    /// Revoked tokens and subjects.
+    Revoked,
+    /// Second factors, by tenant and user.
+    Factors,
+    /// Places a user has been seen at, by tenant and user.
+    Places,
+    /// Refresh tokens, by digest.
+    Refresh,
+    /// Things that may happen once: codes that were used.
+    Once,
+    /// Secrets of the installation itself.
+    Secrets,
+}
+
+impl Table {
+    pub const ALL: [Self; 7] =
+        [Self::Keys, Self::Revoked, Self::Factors, Self::Places, Self::Refresh, Self::Once, Self::Secrets];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Keys => "keys",
+            Self::Revoked => "revoked",
+            Self::Factors => "factors",
+            Self::Places => "places",
+            Self::Refresh => "refresh",
+            Self::Once => "once",
+            Self::Secrets => "secrets",
+        }
+    }
+
+    /// Edges keep these in memory, and read them again when the store's version changes.
+    fn is_mirrored(self) -> bool {
+        matches!(self, Self::Keys | Self::Revoked | Self::Factors | Self::Places)
+    }
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached, or did not answer in time. What was asked may have been done.
+    #[error("the store cannot be reached: {0}")]
+    Lost(String),
+    /// It answered, and not with what was asked for.
+    #[error("the store answered wrongly: {0}")]
+    Wrong(String),
+    /// Written, and not acknowledged by as many replicas as `store.min_replicas` asks for.
+    #[error("{got} of {wanted} replicas acknowledged the write; it may be lost with its server")]
+    NotReplicated { got: i64, wanted: u32 },
+}
+
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// A request's charges, taken together or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Admission {
+    pub tenant: String,
+    /// Names the request.
+    pub lease: String,
+    /// How long its slots are held when nobody frees them.
+    pub lease_for: Duration,
+    pub demands: Vec<Demand>,
+}
+
+/// What becomes of a request's charges in the end.
+#[derive(Debug, Clone, Default)]
+pub struct Settlement {
+    pub tenant: String,
+    pub lease: String,
+    pub corrections: Vec<Correction>,
+    /// Keys of the slots to free.
+    pub slots: Vec<String>,
+}
+
+/// Where all that is kept. Every method may be called from any thread.
+pub trait Store: Send + Sync {
+    /// Changes with every write to a table that edges keep in memory.
+    fn version(&self) -> Answer<'_, u64>;
+    /// Every entry that has not expired.
+    fn all(&self, table: Table) -> Answer<'_, Vec<(String, Vec<u8>)>>;
+    fn get(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>>;
+    /// Writes an entry, durably. `until_ms`: when it is forgotten, Unix milliseconds; none = never.
+    fn put(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, ()>;
+    /// Writes an entry if there is none; whether there was none.
+    fn put_new(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, bool>;
+    /// Removes an entry and gives it to one caller only.
+    fn take(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>>;
+    fn admit(&self, admission: Admission) -> Answer<'_, Result<Vec<Grant>, Refusal>>;
+    /// Settles in the background; tries again while the store cannot be reached.
+    fn settle(&self, settlement: Settlement);
+    /// Says from now on that an edge uses it, and keeps that edge's slots.
+    fn attend(&self) {}
+    /// Whether other edges may use it.
+    fn is_shared(&self) -> bool {
+        false
+    }
+    /// Edges that use this store now, this one included.
+    fn edges(&self) -> u32 {
+        1
+    }
+}
+
+/// Opens the store that the configuration names.
+pub fn open(config: &config::Store) -> anyhow::Result<Arc<dyn Store>> {
+    match Address::of(&config.url) {
+        Some(address) => Ok(Arc::new(Redis::open(&address, config)?)),
+        None => Ok(Arc::new(Embedded::open(std::path::Path::new(&config.url))?)),
+    }
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// A thread with a runtime of its own, for as long as this lives.
+struct Own {
+    handle: Handle,
+    /// Dropping it ends the thread.
+    _end: oneshot::Sender<()>,
+}
+
+impl Own {
+    fn start(name: &str) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let handle = runtime.handle().clone();
+        let (end, ended) = oneshot::channel::<()>();
+        let body = move || {
+            // Nothing is ever sent: the sender's end is the thread's.
+            let _ = runtime.block_on(ended);
+        };
+        thread::Builder::new().name(name.into()).spawn(body).context("the system gives no further thread")?;
+        Ok(Self { handle, _end: end })
+    }
+}

@@ -1,0 +1,194 @@
+//! A server of OpenAI's HTTP API whose every word the test decides: an upstream that is not ours.
+
+use std::{
+    convert::Infallible,
+    net::{SocketAddr, TcpListener},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+/// What the server does with a chat request.
+#[derive(Debug, Clone)]
+pub enum Conduct {
+    /// Streams this many tokens, `t1 ` and so on, and how long it waits before each.
+    Tokens(u32, Duration),
+    /// The same, and closes the connection after so many of them.
+    ClosesAfter(u32, u32),
+    /// Streams these bytes and ends.
+    Says(Bytes),
+    /// Answers with this status, type and body.
+    Answers(u16, &'static str, Bytes),
+    /// Streams this again and again.
+    Repeats(Bytes),
+}
+
+/// A running server.
+pub struct OpenAiServer {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    conduct: Mutex<Conduct>,
+    asked: AtomicU64,
+    connections: AtomicU64,
+    last: Mutex<Option<Value>>,
+    last_key: Mutex<String>,
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
+
+impl OpenAiServer {
+    pub fn start(conduct: Conduct) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+        listener.set_nonblocking(true).expect("a listener can be made not to block");
+        let address = listener.local_addr().expect("a bound listener has an address");
+        let shared = Arc::new(Shared {
+            conduct: Mutex::new(conduct),
+            asked: AtomicU64::new(0),
+            connections: AtomicU64::new(0),
+            last: Mutex::default(),
+            last_key: Mutex::default(),
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = runtime.expect("the system gives threads");
+        runtime.spawn(serve(listener, shared.clone()));
+        Self { address, shared, runtime: Some(runtime) }
+    }
+
+    /// What stands before `/chat/completions`.
+    pub fn url(&self) -> String {
+        format!("http://{}/v1", self.address)
+    }
+
+    pub fn follow(&self, conduct: Conduct) {
+        *lock(&self.shared.conduct) = conduct;
+    }
+
+    /// Chat requests that came.
+    pub fn asked(&self) -> u64 {
+        self.shared.asked.load(Relaxed)
+    }
+
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Relaxed)
+    }
+
+    /// The last chat request.
+    pub fn last_request(&self) -> Value {
+        lock(&self.shared.last).clone().expect("something was asked")
+    }
+
+    /// The last `authorization` header.
+    pub fn last_key(&self) -> String {
+        lock(&self.shared.last_key).clone()
+    }
+}
+
+impl Drop for OpenAiServer {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime takes the listener");
+    while let Ok((stream, _)) = listener.accept().await {
+        shared.connections.fetch_add(1, Relaxed);
+        let shared = shared.clone();
+        let service = service_fn(move |request| {
+            let shared = shared.clone();
+            async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+        });
+        // A client that goes away is no event.
+        tokio::spawn(async move { http1::Builder::new().serve_connection(TokioIo::new(stream), service).await });
+    }
+}
+
+async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
+    let key = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    *lock(&shared.last_key) = key.into();
+    if request.uri().path() == "/v1/models" {
+        return whole(200, "application/json", json!({"data": [{"id": "upstream"}]}).to_string().into());
+    }
+    let body = request.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+    let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let sent = sent(&asked);
+    *lock(&shared.last) = Some(asked);
+    shared.asked.fetch_add(1, Relaxed);
+    let conduct = lock(&shared.conduct).clone();
+    match conduct {
+        Conduct::Answers(status, kind, body) => whole(status, kind, body),
+        Conduct::Says(bytes) => streamed(stream::iter([Ok(bytes)])),
+        Conduct::Repeats(bytes) => streamed(stream::repeat_with(move || Ok(bytes.clone())).then(|item| async {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            item
+        })),
+        Conduct::ClosesAfter(count, after) => {
+            // After a while, so that what was said before is sent.
+            let broken = stream::once(async {
+                tokio::time::sleep(Duration::from_millis(30)).await;
+                Err(std::io::Error::from(std::io::ErrorKind::BrokenPipe))
+            });
+            streamed(tokens(count, sent).take(after as usize).chain(broken))
+        }
+        Conduct::Tokens(count, pace) => streamed(tokens(count, sent).then(move |item| async move {
+            tokio::time::sleep(pace).await;
+            item
+        })),
+    }
+}
+
+/// Words of the answer that the request says were given before.
+fn sent(asked: &Value) -> u32 {
+    let last = asked["messages"].as_array().and_then(|messages| messages.last());
+    let last = last.filter(|message| message["role"] == "assistant");
+    last.and_then(|message| message["content"].as_str()).map_or(0, |text| text.split_whitespace().count() as u32)
+}
+
+fn tokens(count: u32, sent: u32) -> impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static {
+    let words = (sent + 1..=count).map(|n| json!({"choices": [{"index": 0, "delta": {"content": format!("t{n} ")}}]}));
+    let finish = json!({"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]});
+    let usage = json!({"choices": [], "usage": {"prompt_tokens": 7 + sent, "completion_tokens": count - sent}});
+    let chunks = words.chain([finish, usage]).map(|chunk| Ok(format!("data: {chunk}\n\n").into()));
+    stream::iter(chunks.chain([Ok(Bytes::from_static(b"data: [DONE]\n\n"))]))
+}
+
+fn whole(status: u16, kind: &'static str, body: Bytes) -> Answer {
+    let mut response = Response::new(Full::new(body).map_err(|never| match never {}).boxed_unsync());
+    *response.status_mut() = StatusCode::from_u16(status).expect("tests use HTTP's statuses");
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+fn streamed(bytes: impl Stream<Item = Result<Bytes, std::io::Error>> + Send + 'static) -> Answer {
+    let bytes: Pin<Box<dyn Stream<Item = _> + Send>> = Box::pin(bytes.map(|item| item.map(Frame::data)));
+    let mut response = Response::new(StreamBody::new(bytes).boxed_unsync());
+    let kind = header::HeaderValue::from_static("text/event-stream");
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    response
+}

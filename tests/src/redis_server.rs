@@ -1,0 +1,124 @@
+//! Real Redis servers, Debian's `redis-server`, and the few commands tests send them.
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::artefact;
+
+/// A running server, or a place where one was. It ends when dropped.
+pub struct Redis {
+    port: u16,
+    dir: PathBuf,
+    arguments: Vec<String>,
+    child: Mutex<Option<Child>>,
+}
+
+impl Redis {
+    /// A server that keeps nothing on disk.
+    pub fn start() -> Self {
+        Self::with(&["--save", "", "--appendonly", "no"])
+    }
+
+    /// A server that keeps every write, so that it may be killed and started again.
+    pub fn lasting() -> Self {
+        Self::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    fn with(arguments: &[&str]) -> Self {
+        let port = free_port();
+        let arguments = arguments.iter().map(ToString::to_string).collect();
+        let redis = Self { port, dir: artefact::scratch("redis"), arguments, child: Mutex::default() };
+        redis.start_again();
+        redis
+    }
+
+    /// Starts the server where it was, with what it kept.
+    pub fn start_again(&self) {
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(&self.dir);
+        command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().unwrap_or_else(|e| panic!("redis-server (`apt-get install redis-server`): {e}"));
+        *self.child() = Some(child);
+        let began = Instant::now();
+        while TcpStream::connect(self.address()).is_err() {
+            assert!(began.elapsed() < Duration::from_secs(20), "redis-server does not listen at {}", self.address());
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://{}", self.address())
+    }
+
+    /// Ends it without a warning.
+    pub fn kill(&self) {
+        if let Some(mut child) = self.child().take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Stops it, so that it takes connections and answers nothing, or lets it go on.
+    pub fn pause(&self, stopped: bool) {
+        if let Some(child) = self.child().as_ref() {
+            let signal = if stopped { libc::SIGSTOP } else { libc::SIGCONT };
+            // SAFETY: kill touches no memory; the child has not been waited for, so the id is still its own.
+            unsafe { libc::kill(child.id() as libc::pid_t, signal) };
+        }
+    }
+
+    /// The raw first line of the answer to a command, and of a bulk string its bytes.
+    pub fn command(&self, words: &[&[u8]]) -> String {
+        let mut stream = TcpStream::connect(self.address()).expect("the server listens");
+        let mut request = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+            request.extend_from_slice(word);
+            request.extend_from_slice(b"\r\n");
+        }
+        stream.write_all(&request).expect("the server reads");
+        let mut reader = BufReader::new(stream);
+        let mut line = String::new();
+        reader.read_line(&mut line).expect("the server answers");
+        let line = line.trim_end().to_string();
+        let Some(length) = line.strip_prefix('$').and_then(|n| n.parse::<usize>().ok()) else { return line };
+        let mut bulk = vec![0; length];
+        reader.read_exact(&mut bulk).expect("the server sends what it says");
+        String::from_utf8_lossy(&bulk).into_owned()
+    }
+
+    /// Names of the keys that fit a pattern.
+    pub fn keys(&self, pattern: &str) -> Vec<String> {
+        // One bulk string with all of them: the protocol's lists are not read here.
+        let script = b"return table.concat(redis.call('KEYS', ARGV[1]), '\\n')";
+        let found = self.command(&[b"EVAL", script, b"0", pattern.as_bytes()]);
+        found.lines().filter(|line| line.starts_with("littoral")).map(String::from).collect()
+    }
+
+    fn child(&self) -> std::sync::MutexGuard<'_, Option<Child>> {
+        self.child.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.pause(false);
+        self.kill();
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("the system gives a port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}

@@ -1,0 +1,103 @@
+//! Keys in the store: made, listed, rotated, revoked and imported while edges serve.
+
+use std::fs;
+
+use littoral_tests::{
+    client::Client,
+    edge::Edge,
+    eventually,
+    instant_node::{InstantNode, Script},
+    redis_server::Redis,
+};
+
+use super::{SOON, ask};
+use serde_json::json;
+
+async fn a_life(edges: &[&Edge]) {
+    let edge = edges[0];
+    let key = edge.key(&["create", "--tenant", "acme", "--user", "ada", "--model", "other"]);
+    let id = key.split('_').nth(1).unwrap().to_string();
+    let at = |edge: &Edge, key: &str| Client::new(edge.http).with_key(key);
+    for edge in edges {
+        let client = at(edge, &key);
+        eventually("the new key", SOON, async || client.get("/v1/models").await.status == 200).await;
+        let error = client.chat(&ask(json!({}))).await.error(403).await;
+        assert_eq!(error["code"], "model_not_allowed");
+    }
+    let listed = edge.key(&["list"]);
+    assert!(listed.contains(&id) && listed.contains("acme/ada") && listed.contains("models=other"), "{listed}");
+    assert!(!listed.contains(key.rsplit('_').next().unwrap()), "{listed}");
+    // Rotated with a grace, both secrets are good; rotated without, the last one alone.
+    let second = edge.key(&["rotate", &id, "--grace", "1h"]);
+    for edge in edges {
+        let client = at(edge, &second);
+        eventually("the second secret", SOON, async || client.get("/v1/models").await.status == 200).await;
+        at(edge, &key).get("/v1/models").await.ok().await;
+    }
+    let third = edge.key(&["rotate", &id]);
+    for edge in edges {
+        let client = at(edge, &second);
+        eventually("the end of the second", SOON, async || client.get("/v1/models").await.status == 401).await;
+        at(edge, &third).get("/v1/models").await.ok().await;
+    }
+    edge.key(&["revoke", &id]);
+    let began = std::time::Instant::now();
+    for edge in edges {
+        let client = at(edge, &third);
+        eventually("the end of the key", SOON, async || client.get("/v1/models").await.status == 401).await;
+    }
+    assert!(began.elapsed().as_millis() < 1000, "revoked after {:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_key_lives_in_the_file_of_one_machine() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).start();
+    a_life(&[&edge]).await;
+}
+
+#[tokio::test]
+async fn a_key_lives_in_redis_for_every_edge() {
+    let (node, redis) = (InstantNode::start("n", Script::default()), Redis::start());
+    let store = format!("url = '{}'", redis.url());
+    let one = Edge::to(&[node.address()]).with("store", &store).start();
+    let two = Edge::to(&[node.address()]).with("store", &store).start();
+    a_life(&[&one, &two]).await;
+}
+
+#[tokio::test]
+async fn keys_of_a_file_move_into_the_store() {
+    let node = InstantNode::start("n", Script::default());
+    let setup = Edge::to(&[node.address()]);
+    let file = setup.dir().join("keys.json");
+    let edge = setup.start();
+    edge.client().get("/v1/models").await.ok().await;
+    assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("4 of 4"));
+    assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("0 of 4"));
+    fs::write(&file, "[]").unwrap();
+    // The store has been read before the file's end can be noticed.
+    eventually("the store's keys", SOON, async || edge.metrics().await.get("littoral_keys") == 4.0).await;
+    edge.client().get("/v1/models").await.ok().await;
+    edge.client().with_key(&edge.keys.expired).get("/v1/models").await.error(401).await;
+}
+
+#[tokio::test]
+async fn a_key_and_a_budget_survive_the_death_of_the_edge() {
+    let node = InstantNode::start("n", Script::default());
+    let setup = Edge::to(&[node.address()]).with("price.\"*\"", "completion = 1_000_000");
+    let dir = setup.dir().to_path_buf();
+    let edge = setup.start();
+    let client = edge.client_with(&["--budget", "12/total"]).await;
+    client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
+    client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
+    edge.process.kill();
+    let again = Edge::to(&[node.address()])
+        .with("price.\"*\"", "completion = 1_000_000")
+        .with("store", &format!("url = '{}'", dir.join("littoral.db").display()))
+        .start();
+    let client = client.at(again.http);
+    // Two of twelve are left, so two tokens are all that is generated; then nothing is.
+    let last = client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
+    assert_eq!(last["usage"]["completion_tokens"], 2);
+    client.chat(&ask(json!({"max_tokens": 5}))).await.error(402).await;
+}

@@ -1,0 +1,262 @@
+//! Access tokens: minted here, or signed elsewhere with real keys.
+
+use std::{fs, io::Write, net::TcpListener, sync::Arc, thread, time::Duration};
+
+use aws_lc_rs::{
+    rand::SystemRandom,
+    rsa::KeySize,
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
+};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use littoral_core::token::jwks;
+use littoral_tests::{
+    client::{Answer, Client},
+    edge::Edge,
+    eventually,
+    instant_node::{InstantNode, Script},
+    redis_server::Redis,
+};
+use serde_json::{Value, json};
+
+use super::{SOON, ask};
+
+const ISSUER: &str = "https://id.example";
+
+fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+/// A key pair of an identity provider.
+enum Pair {
+    Es(EcdsaKeyPair),
+    Ed(Ed25519KeyPair),
+    Rs(RsaKeyPair),
+}
+
+impl Pair {
+    fn es() -> Self {
+        Self::Es(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
+    }
+
+    fn algorithm(&self) -> &'static str {
+        match self {
+            Self::Es(_) => "ES256",
+            Self::Ed(_) => "EdDSA",
+            Self::Rs(_) => "RS256",
+        }
+    }
+
+    fn jwk(&self, kid: &str) -> Value {
+        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        match self {
+            Self::Es(pair) => jwks::es256(kid, pair.public_key().as_ref()).unwrap(),
+            Self::Ed(pair) => {
+                json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": encode(pair.public_key().as_ref())})
+            }
+            Self::Rs(pair) => {
+                let public = pair.public_key();
+                let (n, e) = (public.modulus(), public.exponent());
+                json!({
+                    "kty": "RSA", "kid": kid, "use": "sig",
+                    "n": encode(n.big_endian_without_leading_zero()), "e": encode(e.big_endian_without_leading_zero()),
+                })
+            }
+        }
+    }
+
+    fn token(&self, kid: &str, claims: &Value) -> String {
+        let header = json!({"alg": self.algorithm(), "typ": "at+jwt", "kid": kid});
+        let encode = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+        let signed = format!("{}.{}", encode(&header), encode(claims));
+        let random = SystemRandom::new();
+        let signature = match self {
+            Self::Es(pair) => pair.sign(&random, signed.as_bytes()).unwrap().as_ref().to_vec(),
+            Self::Ed(pair) => pair.sign(signed.as_bytes()).as_ref().to_vec(),
+            Self::Rs(pair) => {
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).unwrap();
+                signature
+            }
+        };
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+}
+
+fn claims() -> Value {
+    json!({
+        "iss": ISSUER, "sub": "ada", "aud": "littoral", "iat": now(), "exp": now() + 300, "jti": "j1",
+        "client_id": "app", "tenant": "acme",
+    })
+}
+
+async fn models(edge: &Edge, token: &str) -> Answer {
+    Client::new(edge.http).with_key(token).get("/v1/models").await
+}
+
+#[tokio::test]
+async fn tokens_of_an_issuer_open_the_door_and_rotate_with_its_keys() {
+    let node = InstantNode::start("n", Script::default());
+    let pairs = [
+        ("k1", Pair::es()),
+        ("k2", Pair::Ed(Ed25519KeyPair::generate().unwrap())),
+        ("k3", Pair::Rs(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())),
+    ];
+    let setup = Edge::to(&[node.address()]);
+    let file = setup.dir().join("jwks.json");
+    let keys: Vec<_> = pairs.iter().map(|(kid, pair)| pair.jwk(kid)).collect();
+    fs::write(&file, json!({ "keys": keys }).to_string()).unwrap();
+    let issuer = format!("issuer = [{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '{}' }}]", file.display());
+    let edge = setup.with("auth", &issuer).start();
+    for (kid, pair) in &pairs {
+        let token = pair.token(kid, &claims());
+        // The second time the signature is remembered; the answer is the same.
+        for _ in 0..2 {
+            models(&edge, &token).await.ok().await;
+        }
+        let client = Client::new(edge.http).with_key(&token);
+        client.chat(&ask(json!({}))).await.ok().await;
+        for (claim, value) in [("exp", json!(now() - 60)), ("aud", json!("other")), ("iss", json!("other"))] {
+            let mut wrong = claims();
+            wrong[claim] = value;
+            let answer = models(&edge, &pair.token(kid, &wrong)).await;
+            assert!(answer.header("www-authenticate").contains("invalid_token"));
+            assert_eq!(answer.error(401).await["code"], "invalid_token", "{claim}");
+        }
+        // Another issuer's key of the same name.
+        models(&edge, &Pair::es().token(kid, &claims())).await.error(401).await;
+        let forged = token.replacen(&token[token.len() - 8..], "AAAAAAAA", 1);
+        models(&edge, &forged).await.error(401).await;
+    }
+    let next = Pair::es();
+    fs::write(&file, json!({ "keys": [next.jwk("k4")] }).to_string()).unwrap();
+    let token = next.token("k4", &claims());
+    eventually("the new key", SOON, async || models(&edge, &token).await.status == 200).await;
+    models(&edge, &pairs[0].1.token("k1", &claims())).await.error(401).await;
+    // A damaged set changes nothing.
+    fs::write(&file, "{\"keys\": 7").unwrap();
+    eventually("the complaint", SOON, async || edge.process.log().contains("keys known before stay")).await;
+    models(&edge, &token).await.ok().await;
+}
+
+#[tokio::test]
+async fn an_issuer_is_asked_again_for_a_key_that_is_not_known() {
+    let node = InstantNode::start("n", Script::default());
+    let (old, new) = (Pair::es(), Pair::es());
+    let served = Arc::new(std::sync::Mutex::new(json!({ "keys": [old.jwk("k1")] }).to_string()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/jwks", listener.local_addr().unwrap());
+    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let (body, count) = (served.clone(), asked.clone());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            let mut buffer = [0; 2048];
+            let _ = std::io::Read::read(&mut stream, &mut buffer);
+            let body = body.lock().unwrap().clone();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
+            let _ = stream.write_all(format!("{head}{body}").as_bytes());
+        }
+    });
+    let issuer = format!("issuer = [{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '{url}' }}]");
+    let edge = Edge::to(&[node.address()]).with("auth", &issuer).start();
+    models(&edge, &old.token("k1", &claims())).await.ok().await;
+    *served.lock().unwrap() = json!({ "keys": [old.jwk("k1"), new.jwk("k2")] }).to_string();
+    let token = new.token("k2", &claims());
+    eventually("the new key", SOON, async || models(&edge, &token).await.status == 200).await;
+    // A storm of unknown keys does not become a storm of questions.
+    for i in 0..50 {
+        models(&edge, &new.token(&format!("no-{i}"), &claims())).await.error(401).await;
+    }
+    assert!(asked.load(std::sync::atomic::Ordering::Relaxed) <= 3, "{asked:?}");
+}
+
+async fn token(edge: &Edge, form: &str) -> Answer {
+    let client = Client::new(edge.http).with_header("content-type", "application/x-www-form-urlencoded");
+    client.post("/oauth/token", form.to_string()).await
+}
+
+#[tokio::test]
+async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
+    let (node, redis) = (InstantNode::start("n", Script::default()), Redis::start());
+    let first = Edge::to(&[node.address()]);
+    let secret = first.dir().join("secret");
+    let start = |setup: littoral_tests::edge::Setup| {
+        setup
+            .with("store", &format!("url = '{}'", redis.url()))
+            .with("token", &format!("issuer = 'https://edge.example'\nsecret_file = '{}'", secret.display()))
+            .start()
+    };
+    let (edge, other) = (start(first), start(Edge::to(&[node.address()])));
+    let key = edge.key(&["create", "--tenant", "acme", "--user", "ada"]);
+    let id = key.split('_').nth(1).unwrap();
+    for edge in [&edge, &other] {
+        eventually("the key", SOON, async || models(edge, &key).await.status == 200).await;
+    }
+    let basic = format!("Basic {}", STANDARD.encode(format!("{id}:{key}")));
+    let client = Client::new(edge.http).with_header("authorization", &basic);
+    let issued = client.post("/oauth/token", "grant_type=client_credentials").await;
+    assert_eq!(issued.header("cache-control"), "no-store");
+    let issued = issued.ok().await;
+    assert_eq!((issued["token_type"].as_str(), issued["expires_in"].as_u64()), (Some("Bearer"), Some(600)));
+    let access = issued["access_token"].as_str().unwrap();
+    for edge in [&edge, &other] {
+        models(edge, access).await.ok().await;
+    }
+    // Refreshed with rotation: each refresh token is good once, and one used twice ends its family.
+    let form = |refresh: &Value| {
+        format!(
+            "grant_type=refresh_token&client_id={id}&client_secret={key}&refresh_token={}",
+            refresh.as_str().unwrap()
+        )
+    };
+    let second = token(&other, &form(&issued["refresh_token"])).await.ok().await;
+    models(&edge, second["access_token"].as_str().unwrap()).await.ok().await;
+    let replayed = token(&edge, &form(&issued["refresh_token"])).await;
+    assert_eq!(replayed.status, 400);
+    assert_eq!(replayed.json().await["error"], "invalid_grant");
+    let after = token(&edge, &form(&second["refresh_token"])).await;
+    assert_eq!(after.json().await["error"], "invalid_grant");
+    for (form, status, error) in [
+        ("grant_type=client_credentials".to_string(), 401, "invalid_client"),
+        (format!("grant_type=client_credentials&client_secret={}0", &key[..key.len() - 1]), 401, "invalid_client"),
+        (format!("grant_type=client_credentials&client_id=000000000000&client_secret={key}"), 401, "invalid_client"),
+        (format!("grant_type=password&client_secret={key}"), 400, "unsupported_grant_type"),
+        (format!("client_secret={key}"), 400, "invalid_request"),
+        (format!("client_secret={key}&client_secret={key}"), 400, "invalid_request"),
+        ("x".repeat(20_000), 400, "invalid_request"),
+    ] {
+        let answer = token(&edge, &form).await;
+        assert_eq!(answer.status, status, "{form}");
+        assert_eq!(answer.json().await["error"], error, "{form}");
+    }
+    Client::new(edge.http).get("/oauth/token").await.error(405).await;
+    // Revoked at one edge, refused at the other within a second.
+    let revoke = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(littoral_tests::artefact::binary("littoral"));
+        command.args(["token", "revoke", "--issuer", "https://edge.example", "--store", &edge.store]).args(arguments);
+        let ended = littoral_tests::process::run("token", command, SOON);
+        assert!(ended.status.success(), "{}", ended.said);
+    };
+    let body = access.split('.').nth(1).unwrap();
+    let read: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
+    let fresh = client.post("/oauth/token", "grant_type=client_credentials").await.ok().await;
+    let fresh = fresh["access_token"].as_str().unwrap().to_string();
+    revoke(&["--jti", read["jti"].as_str().unwrap()]);
+    let began = std::time::Instant::now();
+    eventually("the end of the token", SOON, async || models(&other, access).await.status == 401).await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+    models(&other, &fresh).await.ok().await;
+    revoke(&["--subject", "ada"]);
+    eventually("the end of the subject", SOON, async || models(&other, &fresh).await.status == 401).await;
+    // And what a key was given ends with the key.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let last = client.post("/oauth/token", "grant_type=client_credentials").await.ok().await;
+    let last = last["access_token"].as_str().unwrap();
+    models(&other, last).await.ok().await;
+    edge.key(&["revoke", id]);
+    eventually("the end of the key", SOON, async || models(&other, last).await.status == 401).await;
+}

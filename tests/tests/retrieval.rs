@@ -1,0 +1,148 @@
+//! `POST /retrieval`: Dify's External Knowledge API, answered from a configured upstream through the cache.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use littoral_tests::{
+    client::{Answer, Client},
+    edge::Edge,
+    instant_node::{InstantNode, Script},
+};
+use serde_json::{Value, json};
+
+/// A knowledge base that knows one thing about everything, and counts who asks.
+struct Upstream {
+    url: String,
+    asked: Arc<AtomicU64>,
+}
+
+impl Upstream {
+    async fn start(pause: Duration) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/retrieval", listener.local_addr().unwrap());
+        let asked: Arc<AtomicU64> = Arc::default();
+        let counted = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let counted = counted.clone();
+                let service = service_fn(move |request: Request<Incoming>| {
+                    counted.fetch_add(1, Relaxed);
+                    async move {
+                        tokio::time::sleep(pause).await;
+                        let body = request.into_body().collect().await?.to_bytes();
+                        let asked: Value = serde_json::from_slice(&body).unwrap();
+                        let (status, document) = match asked["knowledge_id"].as_str().unwrap() {
+                            "missing" => {
+                                (404, json!({"error_code": 2001, "error_msg": "The knowledge does not exist"}))
+                            }
+                            "broken" => (200, json!({"hello": "world"})),
+                            _ => {
+                                let record = json!({"content": asked["query"], "score": 0.98, "title": "t", "metadata": {"path": "p"}});
+                                (200, json!({ "records": [record] }))
+                            }
+                        };
+                        let response = Response::new(Full::new(Bytes::from(document.to_string())));
+                        let (mut head, body) = response.into_parts();
+                        head.status = http::StatusCode::from_u16(status).unwrap();
+                        Ok::<_, hyper::Error>(Response::from_parts(head, body))
+                    }
+                });
+                tokio::spawn(
+                    async move { http1::Builder::new().serve_connection(TokioIo::new(stream), service).await },
+                );
+            }
+        });
+        Self { url, asked }
+    }
+
+    fn asked(&self) -> u64 {
+        self.asked.load(Relaxed)
+    }
+}
+
+fn ask(knowledge: &str, query: &str) -> Value {
+    json!({"knowledge_id": knowledge, "query": query, "retrieval_setting": {"top_k": 3, "score_threshold": 0.5}})
+}
+
+async fn post(client: &Client, body: &Value) -> Answer {
+    client.post("/retrieval", body.to_string()).await
+}
+
+async fn said(client: &Client, body: &Value) -> String {
+    let answer = post(client, body).await;
+    let said = answer.header("x-littoral-cache").split(';').next().unwrap_or_default().to_string();
+    let document = answer.ok().await;
+    assert_eq!(document["records"][0]["content"], body["query"], "{document}");
+    assert_eq!(document["records"][0]["metadata"]["path"], "p");
+    said
+}
+
+#[tokio::test]
+async fn knowledge_is_looked_up_once() {
+    let (node, upstream) = (InstantNode::start("one", Script::default()), Upstream::start(Duration::ZERO).await);
+    let edge = Edge::to(&[node.address()]).with("retrieval", &format!("url = '{}'", upstream.url)).start();
+    let client = edge.client();
+    assert_eq!(said(&client, &ask("k", "tides")).await, "miss");
+    assert_eq!(said(&client, &ask("k", "tides")).await, "hit");
+    assert_eq!(said(&client, &ask("k", "waves")).await, "miss");
+    assert_eq!(said(&client, &ask("other", "tides")).await, "miss");
+    assert_eq!(said(&client.with_key(&edge.keys.globex), &ask("k", "tides")).await, "miss");
+    assert_eq!(said(&client.with_header("cache-control", "no-store"), &ask("k", "tides")).await, "bypass");
+    assert_eq!(upstream.asked(), 5);
+    client.without_key().post("/retrieval", ask("k", "tides").to_string()).await.error(401).await;
+    let error = post(&client, &ask("missing", "tides")).await.error(400).await;
+    assert_eq!(error["message"], "The knowledge does not exist");
+    post(&client, &ask("broken", "tides")).await.error(502).await;
+    post(&client, &json!({"query": "q"})).await.error(400).await;
+    let metrics = edge.metrics().await;
+    assert_eq!(metrics.sum("littoral_requests_total", &[("route", "retrieval"), ("cache", "hit")]), 1.0);
+}
+
+#[tokio::test]
+async fn the_same_question_at_the_same_time_is_one() {
+    let node = InstantNode::start("one", Script::default());
+    let upstream = Upstream::start(Duration::from_millis(300)).await;
+    let edge = Edge::to(&[node.address()]).with("retrieval", &format!("url = '{}'", upstream.url)).start();
+    let client = edge.client();
+    let body = ask("k", "tides");
+    let all = futures::future::join_all((0..50).map(|_| said(&client, &body))).await;
+    assert_eq!(all.iter().filter(|said| *said == "miss").count(), 1);
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[tokio::test]
+async fn a_hot_look_up_is_quick() {
+    let (node, upstream) = (InstantNode::start("one", Script::default()), Upstream::start(Duration::ZERO).await);
+    let edge = Edge::to(&[node.address()]).with("retrieval", &format!("url = '{}'", upstream.url)).start();
+    let client = edge.client();
+    assert_eq!(said(&client, &ask("k", "tides")).await, "miss");
+    let mut connection = client.connect().await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..2000 {
+        let body = littoral_tests::client::full(ask("k", "tides").to_string());
+        let began = Instant::now();
+        let answer = connection.send(client.request("POST", "/retrieval", body)).await.unwrap();
+        answer.ok().await;
+        times.push(began.elapsed());
+    }
+    times.sort();
+    println!("hot look-up: p50 {:?}, p99 {:?}", times[1000], times[1980]);
+    assert!(times[1000] < Duration::from_millis(20), "{:?}", times[1000]);
+}
+
+#[tokio::test]
+async fn without_an_upstream_there_is_no_such_endpoint() {
+    let node = InstantNode::start("one", Script::default());
+    let edge = Edge::to(&[node.address()]).start();
+    post(&edge.client(), &ask("k", "tides")).await.error(404).await;
+}

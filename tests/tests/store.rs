@@ -1,0 +1,292 @@
+//! Two edges and a real Redis between them: answers, purges and generations are shared, and nothing fails when it dies.
+
+use std::{
+    io::{Read, Write},
+    net::TcpListener,
+    process::Command,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use littoral_tests::{
+    artefact,
+    client::{Answer, Client},
+    edge::Edge,
+    eventually,
+    instant_node::{Gate, InstantNode, MODEL, Script},
+    redis_server::Redis,
+};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(15);
+const TEXT: &str = "t1 t2 t3 t4 t5 ";
+
+fn ask(prompt: &str, stream: bool) -> Value {
+    json!({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": stream})
+}
+
+fn edge(node: &InstantNode, url: &str) -> Edge {
+    // Longer than a stall of a busy machine.
+    let section = format!("answers = '{url}'\nanswers_timeout_ms = 100");
+    Edge::to(&[node.address()]).with("store", &section).start()
+}
+
+/// An edge with the keys of another: the same key's answers are the same answers.
+fn twin(node: &InstantNode, url: &str) -> (Edge, Edge, Client, Client) {
+    let (one, two) = (edge(node, url), edge(node, url));
+    let clients = (one.client(), two.client());
+    (one, two, clients.0, clients.1)
+}
+
+async fn read(answer: Answer, stream: bool) -> (String, String) {
+    let said = answer.header("x-littoral-cache").split(';').next().unwrap_or_default().to_string();
+    let text = if stream {
+        let transcript = answer.events().transcript().await;
+        assert!(transcript.done, "{transcript:?}");
+        transcript.text()
+    } else {
+        answer.ok().await["choices"][0]["message"]["content"].as_str().unwrap().into()
+    };
+    (text, said)
+}
+
+async fn said(client: &Client, prompt: &str) -> String {
+    let (text, said) = read(client.chat(&ask(prompt, false)).await, false).await;
+    assert_eq!(text, TEXT);
+    said
+}
+
+fn purge(redis: &Redis, which: &[&str]) {
+    let mut command = Command::new(artefact::binary("littoral"));
+    let done = command.args(["cache", "purge", "--store", &redis.url()]).args(which).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[tokio::test]
+async fn an_answer_of_one_edge_is_an_answer_of_the_other() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (_one, two, first, second) = twin(&node, &redis.url());
+    assert_eq!(said(&first, "a").await, "miss");
+    let kept = async || !redis.keys("littoral:answer:*").is_empty();
+    eventually("the answer to be kept", SOON, kept).await;
+    for stream in [true, false] {
+        let answer = second.chat(&ask("a", stream)).await;
+        assert_eq!(answer.header("x-littoral-node"), "one");
+        assert_eq!(read(answer, stream).await, (TEXT.into(), "hit".into()));
+    }
+    assert_eq!(node.asked(), 1);
+    assert_eq!(two.metrics().await.get("littoral_store_hits_total"), 1.0, "then it is in the edge's own memory");
+    assert_eq!(said(&second.with_key(&two.keys.globex), "a").await, "miss", "another tenant's is another's");
+    // What is no answer is dropped and counted.
+    let key = redis.keys("littoral:answer:*").remove(0);
+    for garbage in [&b"garbage"[..], b"LTA1\xff\xff", b""] {
+        redis.command(&[b"SET", key.as_bytes(), garbage]);
+    }
+    let three = edge(&node, &redis.url());
+    let asked = node.asked();
+    redis.command(&[b"SET", key.as_bytes(), b"garbage"]);
+    for tenant in [&three.keys.acme, &three.keys.globex] {
+        let _ = read(three.client().with_key(tenant).chat(&ask("a", false)).await, false).await;
+    }
+    assert_eq!(node.asked() - asked, 1, "the other tenant's entry was whole");
+    assert_eq!(three.metrics().await.get("littoral_store_undecodable_total"), 1.0);
+}
+
+#[tokio::test]
+async fn a_purge_reaches_every_edge_within_a_second() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (_one, _two, first, second) = twin(&node, &redis.url());
+    let tagged = |client: &Client, tag: &str| client.with_header("x-littoral-cache-tags", tag);
+    for (which, goes) in [
+        (&["--tag", "faq/en"][..], [true, false]),
+        (&["--tag-prefix", "faq/"], [true, true]),
+        (&["--tenant", "acme"], [true, true]),
+        (&["--model", MODEL], [true, true]),
+        (&["--tenant", "globex", "--tag", "faq/en"], [false, false]),
+        (&["--all"], [true, true]),
+    ] {
+        for client in [&first, &second] {
+            for (prompt, tag) in [("en", "faq/en"), ("de", "faq/de")] {
+                let _ = said(&tagged(client, tag), prompt).await;
+                assert_eq!(said(&tagged(client, tag), prompt).await, "hit");
+            }
+        }
+        purge(&redis, which);
+        let published = Instant::now();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        for client in [&first, &second] {
+            for (prompt, tag, goes) in [("en", "faq/en", goes[0]), ("de", "faq/de", goes[1])] {
+                let verdict = said(&tagged(client, tag), prompt).await;
+                // The first edge's new answer may be the second one's hit; the node tells them apart.
+                if goes && std::ptr::eq(client, &first) {
+                    assert_eq!(verdict, "miss", "{which:?}, {prompt}");
+                } else if !goes {
+                    assert_eq!(verdict, "hit", "{which:?}, {prompt}");
+                }
+            }
+        }
+        assert!(published.elapsed() < Duration::from_secs(5));
+    }
+    // One that is being written when the purge comes is given to who asked and kept for nobody.
+    let gate = Gate::default();
+    node.follow(Script { gate: Some((3, gate.clone())), ..Script::default() });
+    let asking = tokio::spawn({
+        let first = first.clone();
+        async move { said(&first, "in the making").await }
+    });
+    eventually("the generation", SOON, async || node.open() == 1).await;
+    purge(&redis, &["--all"]);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    gate.open();
+    assert_eq!(asking.await.unwrap(), "miss");
+    assert_eq!(said(&second, "in the making").await, "miss");
+}
+
+#[tokio::test]
+async fn two_edges_share_one_generation() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (_one, two, first, second) = twin(&node, &redis.url());
+    let gate = Gate::default();
+    node.follow(Script { gate: Some((3, gate.clone())), ..Script::default() });
+    let asking = (0..100).map(|i| {
+        let client = if i % 2 == 0 { first.clone() } else { second.clone() };
+        tokio::spawn(async move { read(client.chat(&ask("same", i % 3 == 0)).await, i % 3 == 0).await })
+    });
+    let asking: Vec<_> = asking.collect();
+    let there = async || two.metrics().await.get("littoral_cache_coalesced_total") >= 49.0 && node.open() == 1;
+    eventually("all of them", SOON, there).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    gate.open();
+    for answer in join_all(asking).await {
+        assert_eq!(answer.unwrap().0, TEXT);
+    }
+    assert_eq!(node.asked(), 1, "one generation on two hosts");
+}
+
+#[tokio::test]
+async fn a_follower_hears_the_first_tokens_before_the_last_are_made_and_keeps_the_generation_alive() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (_one, _two, first, second) = twin(&node, &redis.url());
+    let gate = Gate::default();
+    node.follow(Script { gate: Some((4, gate.clone())), ..Script::default() });
+    let mut leader = first.chat(&ask("same", true)).await.events();
+    leader.chunk().await.unwrap();
+    let mut follower = second.chat(&ask("same", true)).await.events();
+    let heard = tokio::time::timeout(Duration::from_secs(3), follower.chunk()).await.expect("the first token is heard");
+    assert_eq!(heard.unwrap()["choices"][0]["delta"]["content"], "t1 ");
+    drop(leader);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert_eq!((node.open(), node.asked()), (1, 1), "one still listens elsewhere");
+    gate.open();
+    let transcript = follower.transcript().await;
+    assert!(transcript.done && transcript.text().ends_with("t4 t5 "), "{transcript:?}");
+
+    let gate = Gate::default();
+    node.follow(Script { gate: Some((4, gate)), ..Script::default() });
+    let mut leader = first.chat(&ask("other", true)).await.events();
+    leader.chunk().await.unwrap();
+    let mut follower = second.chat(&ask("other", true)).await.events();
+    follower.chunk().await.unwrap();
+    drop((leader, follower));
+    let ended = async || node.counts().cancelled.load(Relaxed) == 1;
+    eventually("the last who left to end it", SOON, ended).await;
+}
+
+#[tokio::test]
+async fn an_edge_that_dies_hands_its_generation_on() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (one, _two, first, second) = twin(&node, &redis.url());
+    let gate = Gate::default();
+    node.follow(Script { gate: Some((4, gate)), ..Script::default() });
+    let mut leader = first.chat(&ask("same", true)).await.events();
+    leader.chunk().await.unwrap();
+    let mut follower = second.chat(&ask("same", true)).await.events();
+    for expected in ["t1 ", "t2 ", "t3 "] {
+        assert_eq!(follower.chunk().await.unwrap()["choices"][0]["delta"]["content"], expected);
+    }
+    node.follow(Script::default());
+    one.process.kill();
+    let transcript = tokio::time::timeout(SOON, follower.transcript()).await.expect("the lease passes on");
+    assert!(transcript.done, "{transcript:?}");
+    assert_eq!(transcript.text(), "t4 t5 ");
+    assert_eq!(transcript.usage()["completion_tokens"], 5);
+    assert_eq!(node.asked(), 2);
+    assert_eq!(node.last_request().resume_from[0].token_ids, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (one, two, first, second) = twin(&node, &redis.url());
+    assert_eq!(said(&first, "warm").await, "miss");
+    redis.pause(true);
+    let mut slowest = Duration::ZERO;
+    for i in 0..20 {
+        let began = Instant::now();
+        assert_eq!(said(&first, &format!("frozen {i}")).await, "miss");
+        assert_eq!(said(&first, &format!("frozen {i}")).await, "hit", "the edge's own memory goes on");
+        slowest = slowest.max(began.elapsed());
+    }
+    assert!(slowest < Duration::from_millis(1000), "{slowest:?}");
+    assert_eq!(one.metrics().await.get("littoral_store_left_alone"), 1.0);
+    redis.pause(false);
+    redis.kill();
+    for i in 0..20 {
+        assert_eq!(said(&second, &format!("dead {i}")).await, "miss");
+        assert_eq!(said(&second, &format!("dead {i}")).await, "hit");
+    }
+    redis.start_again();
+    let back = async || {
+        let _ = said(&second, &format!("back {}", rand_word())).await;
+        two.metrics().await.get("littoral_store_left_alone") == 0.0
+    };
+    eventually("the store's return", SOON, back).await;
+    // A purge is heard by an edge that was cut off.
+    assert_eq!(said(&second, "dead 1").await, "hit");
+    purge(&redis, &["--all"]);
+    eventually("the purge", SOON, async || said(&second, "dead 1").await == "miss").await;
+    redis.command(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"3"]);
+    for i in 0..10 {
+        assert_eq!(said(&first, &format!("read only {i}")).await, "miss");
+    }
+}
+
+fn rand_word() -> String {
+    format!("{:?}", Instant::now())
+}
+
+#[tokio::test]
+async fn what_speaks_something_else_is_no_store() {
+    for says in [
+        "-READONLY You can't write against a read only replica.\r\n",
+        "-MOVED 1 127.0.0.1:1\r\n",
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "$1000000000\r\n",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                std::thread::spawn(move || {
+                    let mut stream = stream;
+                    let mut buffer = [0; 4096];
+                    while let Ok(1..) = stream.read(&mut buffer) {
+                        if stream.write_all(says.as_bytes()).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        let node = InstantNode::start("one", Script::default());
+        let edge = edge(&node, &format!("redis://{address}"));
+        for i in 0..10 {
+            let began = Instant::now();
+            assert_eq!(said(&edge.client(), &format!("{i}")).await, "miss", "{says:?}");
+            assert_eq!(said(&edge.client(), &format!("{i}")).await, "hit", "{says:?}");
+            assert!(began.elapsed() < Duration::from_secs(2), "{says:?}");
+        }
+        assert!(edge.process.is_alive());
+    }
+}
