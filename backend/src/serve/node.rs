@@ -6,7 +6,7 @@ use std::{
 };
 
 use littoral_api::error::code;
-use littoral_core::chat::{ChatRequest, ResponseFormat, Thinking};
+use littoral_core::chat::{ChatRequest, MAX_N, ResponseFormat, Thinking};
 use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo};
 
 use super::Settings;
@@ -205,7 +205,9 @@ impl Node {
     /// The marks of the reasoning that the prompt has opened.
     fn opened(&self, prompt: &[u32]) -> Option<(&'static str, &'static str)> {
         let format = self.format?;
-        let tail = self.tokenizer.decode(&prompt[prompt.len().saturating_sub(8)..]);
+        let mark = |id: &u32| self.marks.iter().find(|(mark, _)| mark == id).map(|(_, text)| text.clone());
+        let last = &prompt[prompt.len().saturating_sub(8)..];
+        let tail: String = last.iter().map(|id| mark(id).unwrap_or_else(|| self.tokenizer.decode(&[*id]))).collect();
         let [open, close] = format.think.as_ref().filter(|_| format.opens_reasoning(&tail))?;
         Some((open, close))
     }
@@ -227,6 +229,9 @@ impl Node {
 
     fn sampling(&self, chat: &ChatRequest, seed: Option<u64>) -> Result<Wanted, String> {
         let asked = &chat.sampling;
+        if asked.n > MAX_N {
+            return Err(format!("'n' must be 1..{MAX_N}, not {}", asked.n));
+        }
         let mut logit_bias = Vec::with_capacity(asked.logit_bias.len());
         for (id, bias) in &asked.logit_bias {
             let known = id.parse::<u32>().ok().filter(|id| (*id as usize) < self.info.vocab);

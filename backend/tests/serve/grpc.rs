@@ -111,7 +111,9 @@ async fn a_broken_stream_is_continued_to_the_same_text() {
             let rest = shared().answer(resumed(&chat, &whole.tokens[..sent])).await;
             assert_eq!(rest.tokens, whole.tokens[sent..], "after {sent}");
             assert_eq!(whole.pieces[..sent].concat() + &rest.text, whole.text);
-            assert_eq!((rest.usage, &rest.reason), (whole.usage, &whole.reason));
+            // How much of the prompt was found in the cache may differ; what is counted may not.
+            let counted = |a: &Answer| (a.usage.prompt_tokens, a.usage.completion_tokens, a.reason.clone());
+            assert_eq!(counted(&rest), counted(&whole));
         }
     }
 }

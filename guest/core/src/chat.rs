@@ -24,7 +24,7 @@ const MAX_STOP: usize = 16;
 /// Longest stop string, bytes.
 const MAX_STOP_BYTES: usize = 1024;
 /// Answers to one request at most.
-const MAX_N: u32 = 16;
+pub const MAX_N: u32 = 16;
 /// Most likely tokens to name beside each (OpenAI's and DeepSeek's limit).
 const MAX_TOP_LOGPROBS: u32 = 20;
 /// Tokens that may have a bias (OpenAI's limit).
