@@ -314,9 +314,10 @@ struct Wanted {
 
 /// The format's marks that are tokens without text.
 fn marks(format: Option<&'static Format>, tokenizer: &Tokenizer) -> Arc<[(u32, String)]> {
-    let token = |mark: &str| match tokenizer.encode(mark).as_slice() {
-        [.., id] if tokenizer.bytes(*id).is_empty() => Some((*id, mark.to_owned())),
-        _ => None,
+    // Marks that are control tokens leave no text behind by which they could be found.
+    let token = |mark: &str| {
+        let id = tokenizer.special(mark).filter(|id| tokenizer.bytes(*id).is_empty())?;
+        Some((id, mark.to_owned()))
     };
     format.map(Format::marks).unwrap_or_default().into_iter().filter_map(token).collect()
 }
