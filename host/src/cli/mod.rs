@@ -4,6 +4,7 @@ mod ask;
 mod chat;
 mod key;
 mod models;
+mod node;
 mod serve;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -28,6 +29,12 @@ enum Command {
     /// Manages model files: what is here, pull, remove.
     #[command(subcommand)]
     Models(models::Models),
+    /// Answers one prompt with a model, without a server: starts littoral-node with these arguments.
+    #[command(disable_help_flag = true)]
+    Generate(node::Arguments),
+    /// Says what a model holds and what it will need: starts littoral-node with these arguments.
+    #[command(disable_help_flag = true)]
+    Inspect(node::Arguments),
     /// Manages API keys.
     #[command(subcommand)]
     Key(key::Key),
@@ -44,6 +51,8 @@ impl Cli {
             Command::Chat(chat) => chat.run(),
             Command::Key(key) => key.run(),
             Command::Models(models) => models.run(),
+            Command::Generate(arguments) => node::run("generate", &arguments),
+            Command::Inspect(arguments) => node::run("inspect", &arguments),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "littoral", &mut std::io::stdout());
                 Ok(())
