@@ -1,4 +1,5 @@
-//! The command line as people and scripts use it: `ask`, `chat` in a terminal, `models`, `completions`.
+//! The command line as people and scripts use it: `ask`, `chat` in a terminal, `models`, `generate`, `inspect`,
+//! `completions`.
 
 use std::{fs, path::PathBuf, process::Command, sync::OnceLock, time::Duration};
 
@@ -176,11 +177,55 @@ fn model_files_are_listed_and_removed() {
     refused(here(&["models", "pull", "no-such-model"]), &["no-such-model", MODEL, "owner/repository/file.gguf"]);
 }
 
+/// A small random checkpoint, without a tokenizer.
+const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../backend/golden/tiny/llama");
+
+#[test]
+fn the_nodes_commands_are_the_nodes_own() {
+    let generate = ["generate", "--model", TINY, "--tokens", "1,2,3", "--max-tokens", "4", "--device", "cpu", "--json"];
+    let inspect = ["inspect", TINY];
+    let node = |arguments: &[&str]| {
+        let mut command = Command::new(artefact::binary("littoral-node"));
+        command.args(arguments);
+        done(command)
+    };
+    let said = done(littoral(&generate));
+    let document: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert_eq!(document["usage"], serde_json::json!({ "prompt_tokens": 3, "completion_tokens": 4 }), "{document}");
+    assert_eq!((document["tokens"].as_array().unwrap().len(), &document["finish_reason"]), (4, &"length".into()));
+    assert_eq!(said, node(&generate));
+    assert_eq!(done(littoral(&inspect)), node(&inspect));
+    assert!(done(littoral(&["generate", "--help"])).contains("--dump-logits"));
+    refused(littoral(&["generate", "--model", "/no/such/model", "--prompt", "hello"]), &["error: ", "/no/such/model"]);
+    // The exit status is the node's: 2 stands for arguments that cannot be read.
+    let ended = run("cli", littoral(&["generate", "--no-such-flag"]), LIMIT);
+    assert_eq!(ended.status.code(), Some(2), "{}", ended.said);
+    ended.names(&["--no-such-flag"]);
+}
+
+#[test]
+fn a_node_that_is_not_installed_is_missed_by_name() {
+    let dir = artefact::scratch("alone");
+    let alone = dir.join("littoral");
+    fs::copy(artefact::binary("littoral"), &alone).unwrap();
+    let command = || {
+        let mut command = Command::new(&alone);
+        command.args(["inspect", TINY]);
+        command
+    };
+    let mut nowhere = command();
+    nowhere.env("PATH", &dir);
+    refused(nowhere, &["littoral-node", dir.to_str().unwrap(), "PATH", "cargo xtask build"]);
+    let mut on_path = command();
+    on_path.env("PATH", artefact::binary("littoral-node").parent().unwrap());
+    done(on_path);
+}
+
 #[test]
 fn shells_complete_every_command() {
     for name in ["bash", "zsh", "fish"] {
         let script = done(littoral(&["completions", name]));
-        for command in ["serve", "ask", "chat", "models", "key", "completions"] {
+        for command in ["serve", "ask", "chat", "models", "generate", "inspect", "key", "completions"] {
             assert!(script.contains(command), "{name}: no {command}");
         }
     }

@@ -7,6 +7,7 @@ mod cache;
 mod chat;
 mod key;
 mod models;
+mod node;
 mod serve;
 mod store;
 mod token;
@@ -37,6 +38,12 @@ enum Command {
     /// Manages the answers that edges keep.
     #[command(subcommand)]
     Cache(cache::Cache),
+    /// Answers one prompt with a model, without a server: starts littoral-node with these arguments.
+    #[command(disable_help_flag = true)]
+    Generate(node::Arguments),
+    /// Says what a model holds and what it will need: starts littoral-node with these arguments.
+    #[command(disable_help_flag = true)]
+    Inspect(node::Arguments),
     /// Manages API keys.
     #[command(subcommand)]
     Key(key::Key),
@@ -70,6 +77,8 @@ impl Cli {
             Command::Admin(admin) => admin.run(),
             Command::Audit(audit) => audit.run(),
             Command::Models(models) => models.run(),
+            Command::Generate(arguments) => node::run("generate", &arguments),
+            Command::Inspect(arguments) => node::run("inspect", &arguments),
             Command::Completions { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "littoral", &mut std::io::stdout());
                 Ok(())
