@@ -19,7 +19,7 @@ use super::{
 
 /// The second half of a layer.
 pub enum FeedForward {
-    Dense(Mlp),
+    Dense(Box<Mlp>),
     Experts(Box<Experts>),
 }
 

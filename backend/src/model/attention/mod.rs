@@ -19,8 +19,8 @@ use super::{batch::Batch, cache::KvCache, rope::Rope};
 /// The first half of a layer.
 pub enum Attention {
     Grouped(GroupedAttention),
-    Latent(LatentAttention),
-    Compressed(CompressedAttention),
+    Latent(Box<LatentAttention>),
+    Compressed(Box<CompressedAttention>),
 }
 
 impl Attention {

@@ -99,7 +99,7 @@ impl Compressed {
         }
         let (rope, compress_rope) = ropes(keys, rope_dim)?;
         let groups = keys.size_or("o_groups", 8)?;
-        if heads % groups != 0 {
+        if !heads.is_multiple_of(groups) {
             return Err(keys.wrong("o_groups", groups, format!("a divisor of the {heads} heads")));
         }
         let compressed = Self {
@@ -153,7 +153,7 @@ fn kinds(keys: &Keys, layers: usize) -> Result<Vec<CompressedLayer>, Problem> {
             _ => keys.size_or(older, default)?,
         };
         // A summary must end where a block of the cache ends, or lie within one.
-        if rate % BLOCK_TOKENS == 0 || (BLOCK_TOKENS % rate == 0) {
+        if rate.is_multiple_of(BLOCK_TOKENS) || BLOCK_TOKENS.is_multiple_of(rate) {
             Ok(rate)
         } else {
             Err(keys.wrong("compress_rates", rate, format!("a divisor or a multiple of {BLOCK_TOKENS}")))

@@ -32,10 +32,10 @@ impl Grouped {
         heads: usize,
     ) -> Result<Self, Problem> {
         let kv_heads = keys.size_or("num_key_value_heads", heads)?;
-        if heads % kv_heads != 0 {
+        if !heads.is_multiple_of(kv_heads) {
             return Err(keys.wrong("num_key_value_heads", kv_heads, format!("a divisor of the {heads} heads")));
         }
-        if keys.get("head_dim").is_none() && dim % heads != 0 {
+        if keys.get("head_dim").is_none() && !dim.is_multiple_of(heads) {
             return Err(keys.wrong("num_attention_heads", heads, format!("a divisor of hidden_size, {dim}")));
         }
         let head_dim = keys.size_or("head_dim", dim / heads)?;

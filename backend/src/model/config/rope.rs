@@ -49,7 +49,7 @@ pub fn mscale(factor: f64, m: f64) -> f64 {
 impl RopeConfig {
     /// Reads `rope_scaling` with `rope_theta` beside it, or `rope_parameters`.
     pub fn read(keys: &Keys, width: usize) -> Result<Self, Problem> {
-        if width == 0 || width % 2 != 0 {
+        if width == 0 || !width.is_multiple_of(2) {
             return Err(Problem::Unsupported(format!("{width} elements of a head cannot be rotated in pairs")));
         }
         let inner = match keys.object("rope_scaling")? {

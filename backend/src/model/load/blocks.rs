@@ -41,7 +41,7 @@ pub fn fp4(data: &[u8], exponents: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(data.len() + exponents.len());
     for (packed, exponent) in data.chunks_exact(FP4_BLOCK / 2).zip(exponents) {
         out.push(*exponent);
-        let nibble = |i: usize| if i % 2 == 0 { packed[i / 2] & 15 } else { packed[i / 2] >> 4 };
+        let nibble = |i: usize| if i.is_multiple_of(2) { packed[i / 2] & 15 } else { packed[i / 2] >> 4 };
         out.extend((0..FP4_BLOCK / 2).map(|i| nibble(i) | nibble(i + FP4_BLOCK / 2) << 4));
     }
     out
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn fp4_pairs_are_taken_apart() {
         // Element i is i & 15.
-        let data: Vec<u8> = (0..16).map(|i| (2 * i & 15) | (2 * i + 1 & 15) << 4).collect();
+        let data: Vec<u8> = (0..16).map(|i| ((2 * i) & 15) | (((2 * i + 1) & 15) << 4)).collect();
         let out = fp4(&data, &[130]);
         assert_eq!(out[0], 130);
         assert_eq!(out[1..].iter().map(|b| b & 15).collect::<Vec<_>>(), (0..16).collect::<Vec<u8>>());

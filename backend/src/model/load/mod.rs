@@ -109,11 +109,11 @@ pub fn transformer(
             }
             AttentionConfig::Latent(latent) => {
                 let prefix = format!("{at}self_attn.");
-                Attention::Latent(latent::attention(&mut source, &prefix, config.dim, latent)?)
+                Attention::Latent(Box::new(latent::attention(&mut source, &prefix, config.dim, latent)?))
             }
             AttentionConfig::Compressed(compressed) => {
                 let prefix = format!("{at}attn.");
-                Attention::Compressed(compressed::attention(&mut source, &prefix, i, config, compressed)?)
+                Attention::Compressed(Box::new(compressed::attention(&mut source, &prefix, i, config, compressed)?))
             }
         };
         let prefix = format!("{at}{}", names.feed_forward);
@@ -162,7 +162,7 @@ fn feed_forward(
         (Kind::Routed, Some(experts)) => (experts, false),
         (Kind::Hashed, Some(experts)) => (experts, true),
         (Kind::Dense { width }, _) => {
-            return Ok(FeedForward::Dense(mlp(source, prefix, names, config.dim, width, None)?));
+            return Ok(FeedForward::Dense(Box::new(mlp(source, prefix, names, config.dim, width, None)?)));
         }
         (_, None) => return Err(Problem::Unsupported("layers of experts without a configuration of experts".into())),
     };

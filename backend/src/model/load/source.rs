@@ -180,7 +180,7 @@ impl<'a> Source<'a> {
             }
             Kind::I8 | Kind::U8 => {
                 let scales = self.scales(name, &[rows, cols / blocks::FP4_BLOCK])?;
-                if scales.kind != Kind::F8E8M0 || cols % blocks::FP4_BLOCK != 0 {
+                if scales.kind != Kind::F8E8M0 || !cols.is_multiple_of(blocks::FP4_BLOCK) {
                     return Err(wrong(name, format!("is packed FP4 with scales in {}, not F8_E8M0", scales.kind)));
                 }
                 let bytes = blocks::fp4(&tensor.bytes, &scales.bytes);
