@@ -150,8 +150,8 @@ fn a_document_byte_by_byte() {
 
 #[test]
 fn log_probabilities_come_with_their_token_and_are_collected() {
-    let top = v1::TopLogprob { token_id: 2, token: vec![0xe4, 0xb8].into(), logprob: f32::NEG_INFINITY };
-    let logprob = v1::Logprob { token_id: 1, token: b"Hi".to_vec().into(), logprob: -0.5, top: vec![top] };
+    let top = v1::TopLogprob { token_id: 2, token: vec![0xe4, 0xb8], logprob: f32::NEG_INFINITY };
+    let logprob = v1::Logprob { token_id: 1, token: b"Hi".to_vec(), logprob: -0.5, top: vec![top] };
     let delta = |text: &str| Delta {
         token_ids: vec![1],
         part: Some(Part::Text(text.into())),
