@@ -1,6 +1,8 @@
 //! One row of activations times a panel that is never made: codes are multiplied as they are unpacked, and nothing is
 //! written until the sums are complete. The sums are those of [`simd::int_tile`].
 
+#![expect(clippy::needless_range_loop, reason = "an index counts in several arrays at once")]
+
 use std::marker::PhantomData;
 
 use crate::blocks::{Blocks, Bytes, ForBlocks, Groups};

@@ -29,7 +29,7 @@ pub struct Sequence {
 /// How an answer is held to its grammar.
 enum Bound {
     /// Not before this token.
-    After(Constraint),
+    After(Box<Constraint>),
     /// The mask for the next token is computed.
     Now(Pending),
 }
@@ -63,7 +63,7 @@ impl Sequence {
         let lookup = (speculate && constraint.is_none()).then(Lookup::default);
         let bound = constraint.map(|c| match c.after {
             None => Bound::Now(masker.next(c.grammar, None)),
-            Some(_) => Bound::After(c),
+            Some(_) => Bound::After(Box::new(c)),
         });
         Self { request, at, tokens, sampler, bound, lookup, drafts: Vec::new(), max_tokens, ends }
     }

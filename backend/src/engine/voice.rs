@@ -106,12 +106,12 @@ impl Voice {
     fn logprobs(&self, picked: &Picked) -> Vec<v1::Logprob> {
         let one = picked.logprobs.iter().map(|of| v1::Logprob {
             token_id: picked.id,
-            token: self.spelling.bytes(picked.id).into(),
+            token: self.spelling.bytes(picked.id),
             logprob: of.logprob,
             top: of
                 .top
                 .iter()
-                .map(|t| v1::TopLogprob { token_id: t.id, token: self.spelling.bytes(t.id).into(), logprob: t.logprob })
+                .map(|t| v1::TopLogprob { token_id: t.id, token: self.spelling.bytes(t.id), logprob: t.logprob })
                 .collect(),
         });
         one.collect()

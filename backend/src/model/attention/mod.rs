@@ -18,7 +18,7 @@ use super::{batch::Batch, cache::KvCache, rope::Rope};
 
 /// The first half of a layer.
 pub enum Attention {
-    Grouped(GroupedAttention),
+    Grouped(Box<GroupedAttention>),
     Latent(Box<LatentAttention>),
     Compressed(Box<CompressedAttention>),
 }

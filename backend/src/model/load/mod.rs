@@ -101,11 +101,11 @@ pub fn transformer(
                 let prefix = format!("{at}self_attn.");
                 let (q, kv) = (grouped.heads * grouped.head_dim, grouped.kv_heads * grouped.head_dim);
                 let parts = [("q_proj", q), ("k_proj", kv), ("v_proj", kv)];
-                Attention::Grouped(GroupedAttention {
+                Attention::Grouped(Box::new(GroupedAttention {
                     qkv: source.linear(&prefix, &parts, config.dim, grouped.qkv_bias)?,
                     output: source.linear(&prefix, &[("o_proj", config.dim)], q, grouped.output_bias)?,
                     config: grouped.clone(),
-                })
+                }))
             }
             AttentionConfig::Latent(latent) => {
                 let prefix = format!("{at}self_attn.");
