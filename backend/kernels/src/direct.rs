@@ -1,5 +1,7 @@
-//! One row of activations times a panel that is never made: codes are multiplied as they are unpacked, and nothing is
-//! written until the sums are complete. The sums are those of [`simd::int_tile`].
+//! A few rows of activations times a panel that is never made: codes are multiplied as they are unpacked. The sums are
+//! those of [`simd::int_tile`].
+
+#![expect(clippy::needless_range_loop, reason = "halves and quads are the same place in several arrays")]
 
 #![expect(clippy::needless_range_loop, reason = "an index counts in several arrays at once")]
 
@@ -9,8 +11,11 @@ use crate::blocks::{Blocks, Bytes, ForBlocks, Groups};
 use crate::panel::PanelRows;
 use crate::simd::{self, Ahead, LANES, Lanes, Level, Rows, Simd, Work};
 
+/// Rows that are multiplied like this at most.
+pub(crate) const MOST: usize = 4;
+
 /// A quantised row; see [`simd::IntTile`].
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(crate) struct Row<'a> {
     pub x: &'a [[i8; 4]],
     pub scale: &'a [f32],
@@ -18,103 +23,163 @@ pub(crate) struct Row<'a> {
     pub sum: &'a [f32],
 }
 
-/// The products of a row with sixteen rows of weights.
-pub(crate) fn direct(level: Level, rows: &PanelRows, row: Row) -> [f32; LANES] {
-    rows.format()
-        .with_blocks(Direct { level, rows, row })
-        .unwrap_or_else(|| unreachable!("{} has no codes", rows.format()))
+/// The products of up to [`MOST`] rows `x` with sixteen rows of weights, in a format of quarters: `[x.len()][LANES]`.
+pub(crate) fn direct(level: Level, weights: &PanelRows, x: &[Row], y: &mut [[f32; LANES]]) {
+    let done = weights.format().with_blocks(Direct { level, weights, x, y });
+    done.unwrap_or_else(|| unreachable!("{} has no codes", weights.format()));
 }
 
 struct Direct<'a> {
     level: Level,
-    rows: &'a PanelRows<'a>,
-    row: Row<'a>,
+    weights: &'a PanelRows<'a>,
+    x: &'a [Row<'a>],
+    y: &'a mut [[f32; LANES]],
 }
 
 impl ForBlocks for Direct<'_> {
-    type Out = [f32; LANES];
+    type Out = ();
 
-    fn run<F: Blocks>(self) -> Self::Out {
-        let (rows, ahead) = self.rows.all();
-        simd::run(self.level, DirectAs { rows, ahead, row: self.row, format: PhantomData::<F> })
+    fn run<F: Blocks>(self) {
+        let (weights, ahead) = self.weights.all();
+        simd::run(self.level, DirectAs { weights, ahead, x: self.x, y: self.y, format: PhantomData::<F> });
     }
 }
 
 struct DirectAs<'a, F> {
-    rows: &'a Rows<'a>,
+    weights: &'a Rows<'a>,
     ahead: Ahead<'a>,
-    row: Row<'a>,
+    x: &'a [Row<'a>],
+    y: &'a mut [[f32; LANES]],
     format: PhantomData<F>,
 }
 
 impl<F: Blocks> Work for DirectAs<'_, F> {
-    type Out = [f32; LANES];
+    type Out = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self) -> Self::Out {
-        let Self { rows, mut ahead, row: Row { x, scale, offset, sum }, .. } = self;
+    fn run<S: Simd>(self) {
+        // Alone, a row keeps its sum, and codes until they are multiplied, in registers.
+        if self.x.len() == 1 { self.rows::<S, true>() } else { self.rows::<S, false>() }
+    }
+}
+
+impl<F: Blocks> DirectAs<'_, F> {
+    #[inline(always)]
+    fn rows<S: Simd, const ALONE: bool>(self) {
+        let Self { weights, mut ahead, x, y, .. } = self;
         const { assert!(F::GROUP == 32 || F::GROUP == 16) };
-        let columns = x.len() * 4;
-        let (starts, words) = rows.from(0);
-        let blocks = columns / F::BLOCK;
-        assert!(blocks * F::BYTES <= words * 4 + 3 && columns == blocks * F::BLOCK);
-        assert!(scale.len() == columns / 32 && offset.len() == columns / F::GROUP && sum.len() == offset.len());
+        let (starts, words) = weights.from(0);
+        let blocks = (words * 4 + 3) / F::BYTES;
+        let columns = blocks * F::BLOCK;
+        for x in x {
+            assert!(x.x.len() * 4 == columns && x.scale.len() * 32 == columns);
+            assert!(x.offset.len() * F::GROUP == columns && x.sum.len() == x.offset.len());
+        }
         let lines = ahead.per_step(columns / 32);
         let zero = S::Lanes::splat(0);
-        let mut acc = zero;
+        let mut acc = [zero; MOST];
+        let mut alone = zero;
         let mut groups = Groups::<S::Lanes>::new();
         for block in 0..blocks {
-            let mut places = starts;
-            for place in &mut places {
-                *place = place.wrapping_add(block * F::BYTES);
-            }
-            F::groups(Single { places: &places }, &mut groups);
+            let at = block * F::BYTES;
+            F::groups(Single { starts: &starts, at }, &mut groups);
             for run in 0..F::BLOCK / 32 {
                 ahead.call(lines);
                 let column = block * (F::BLOCK / 32) + run;
-                let (quarters, _) = x[column * 8..column * 8 + 8].as_chunks::<4>();
-                let x = [S::Lanes::quarter(&quarters[0]), S::Lanes::quarter(&quarters[1])];
-                let mut dots = [[zero; 4]; 2];
-                for first in 0..4 {
-                    let quad = Quad { places: &places, first };
-                    for half in 0..2 {
-                        let codes: S::Lanes = F::codes(quad, run, half * 4);
-                        let dot = &mut dots[half * (32 - F::GROUP) / 16][first];
-                        *dot = if F::LARGEST > 127 { dot.dot_wide(codes, x[half]) } else { dot.dot(codes, x[half]) };
+                if ALONE {
+                    let quarters = x[0].quarters::<S::Lanes>(column);
+                    let mut dots = [[zero; 4]; 2];
+                    for first in 0..4 {
+                        for half in 0..2 {
+                            let codes = F::codes(Quad { starts: &starts, at, first }, run, half * 4);
+                            add_dot::<F, S::Lanes>(&mut dots, codes, quarters[half], half, first);
+                        }
                     }
-                }
-                let x_scale = S::Lanes::splat(scale[column].to_bits());
-                for half in 0..32 / F::GROUP {
-                    let group = column * 32 / F::GROUP + half;
-                    let mut dot = S::Lanes::gather_quads(dots[half]);
-                    if F::OFFSET != 0 && !(F::LARGEST > 127 && S::Lanes::WIDE_IS_SIGNED) {
-                        dot = dot.add(S::Lanes::splat(offset[group].cast_unsigned()));
+                    alone = add_run::<F, S::Lanes>(alone, &dots, &groups, run, x[0], column);
+                } else {
+                    let mut codes = [[zero; 4]; 2];
+                    for first in 0..4 {
+                        for half in 0..2 {
+                            codes[half][first] = F::codes(Quad { starts: &starts, at, first }, run, half * 4);
+                        }
                     }
-                    let own = run * 32 / F::GROUP + half;
-                    acc = dot.float().fused(groups.scale[own].mul_float(x_scale), acc);
-                    if F::MINIMUM {
-                        acc = groups.min[own].fused(S::Lanes::splat(sum[group].to_bits()), acc);
+                    for (x, acc) in x.iter().zip(&mut acc) {
+                        let quarters = x.quarters::<S::Lanes>(column);
+                        let mut dots = [[zero; 4]; 2];
+                        for first in 0..4 {
+                            for half in 0..2 {
+                                let codes = codes[half][first];
+                                add_dot::<F, S::Lanes>(&mut dots, codes, quarters[half], half, first);
+                            }
+                        }
+                        *acc = add_run::<F, S::Lanes>(*acc, &dots, &groups, run, *x, column);
                     }
                 }
             }
         }
-        let mut out = [0; LANES];
-        acc.store(&mut out);
-        out.map(f32::from_bits)
+        if ALONE {
+            acc[0] = alone;
+        }
+        for (y, acc) in y.iter_mut().zip(acc) {
+            acc.store(bytemuck::cast_mut(y));
+        }
     }
+}
+
+impl Row<'_> {
+    /// The activations of 32 columns.
+    #[inline(always)]
+    fn quarters<L: Lanes>(&self, column: usize) -> [L; 2] {
+        let (quarters, _) = self.x[column * 8..column * 8 + 8].as_chunks::<4>();
+        [L::quarter(&quarters[0]), L::quarter(&quarters[1])]
+    }
+}
+
+/// Adds products of half of 32 columns of a quad of rows; the halves have sums of their own if they are groups.
+#[inline(always)]
+fn add_dot<F: Blocks, L: Lanes>(dots: &mut [[L; 4]; 2], codes: L, quarter: L, half: usize, first: usize) {
+    let dot = &mut dots[half * (32 - F::GROUP) / 16][first];
+    *dot = if F::LARGEST > 127 { dot.dot_wide(codes, quarter) } else { dot.dot(codes, quarter) };
+}
+
+/// Scales and adds the products of 32 columns, which are the `run`th of a block and the `column`th of a row.
+#[inline(always)]
+fn add_run<F: Blocks, L: Lanes>(
+    mut acc: L,
+    dots: &[[L; 4]; 2],
+    groups: &Groups<L>,
+    run: usize,
+    x: Row,
+    column: usize,
+) -> L {
+    let x_scale = L::splat(x.scale[column].to_bits());
+    for half in 0..32 / F::GROUP {
+        let (group, own) = (column * 32 / F::GROUP + half, run * 32 / F::GROUP + half);
+        let mut dot = L::gather_quads(dots[half]);
+        if F::OFFSET != 0 && !(F::LARGEST > 127 && L::WIDE_IS_SIGNED) {
+            dot = dot.add(L::splat(x.offset[group].cast_unsigned()));
+        }
+        acc = dot.float().fused(groups.scale[own].mul_float(x_scale), acc);
+        if F::MINIMUM {
+            acc = groups.min[own].fused(L::splat(x.sum[group].to_bits()), acc);
+        }
+    }
+    acc
 }
 
 /// A block of sixteen rows, word by word.
 #[derive(Clone, Copy)]
 struct Single<'a> {
-    places: &'a [*const u8; LANES],
+    starts: &'a [*const u8; LANES],
+    /// Where the block begins in each row.
+    at: usize,
 }
 
 impl<L: Lanes> Bytes<L> for Single<'_> {
     #[inline(always)]
     fn word(self, at: usize) -> L {
         // SAFETY: formats ask for words that lie in their blocks, and `DirectAs` goes over whole blocks.
-        unsafe { L::words_at(self.places, at) }
+        unsafe { L::words_at(self.starts, self.at + at) }
     }
 
     #[inline(always)]
@@ -125,10 +190,11 @@ impl<L: Lanes> Bytes<L> for Single<'_> {
     }
 }
 
-/// The same, sixteen bytes at a time.
+/// The same, sixteen bytes of four rows at a time.
 #[derive(Clone, Copy)]
 struct Quad<'a> {
-    places: &'a [*const u8; LANES],
+    starts: &'a [*const u8; LANES],
+    at: usize,
     first: usize,
 }
 
@@ -136,7 +202,7 @@ impl<L: Lanes> Bytes<L> for Quad<'_> {
     #[inline(always)]
     fn word(self, at: usize) -> L {
         // SAFETY: formats of quarters ask for sixteen bytes that lie in their blocks.
-        unsafe { L::quad(self.places, self.first, at) }
+        unsafe { L::quad(self.starts, self.first, self.at + at) }
     }
 
     #[inline(always)]

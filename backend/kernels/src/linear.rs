@@ -36,7 +36,7 @@ pub fn linear(x: &[f32], w: &Weights, bias: Option<&[f32]>, arithmetic: Arithmet
     assert!(bias.is_none_or(|bias| bias.len() == w.rows), "linear: the bias is not one of {} outputs", w.rows);
     Cpu::with(|cpu| {
         let mut tiles = Vec::new();
-        cut(0, 0, n, tile_rows(cpu, w, arithmetic), &mut tiles);
+        cut(0, 0, n, tile_rows(cpu, w, arithmetic, n), &mut tiles);
         compute(cpu, w, bias, arithmetic, &Rows { x, cols: w.cols, order: None, tiles: &tiles }, y);
     });
 }
@@ -56,19 +56,18 @@ pub fn linear_experts(x: &[f32], w: &Weights, experts: &[i32], arithmetic: Arith
     let wrong = experts.iter().find(|expert| usize::try_from(**expert).map_or(true, |expert| expert >= matrices));
     assert!(wrong.is_none(), "experts: {wrong:?} is none of {matrices} experts");
     Cpu::with(|cpu| {
-        let largest = tile_rows(cpu, w, arithmetic);
-        let (order, tiles) = by_expert(experts, largest);
+        let (order, tiles) = by_expert(experts, |rows| tile_rows(cpu, w, arithmetic, rows));
         compute(cpu, w, None, arithmetic, &Rows { x, cols: w.cols, order: Some(&order), tiles: &tiles }, y);
     });
 }
 
 /// Rows in the order of their experts, those of an expert as they came, and their tiles.
-fn by_expert(experts: &[i32], largest: usize) -> (Vec<u32>, Vec<Tile>) {
+fn by_expert(experts: &[i32], largest: impl Fn(usize) -> usize) -> (Vec<u32>, Vec<Tile>) {
     let mut order: Vec<u32> = (0..experts.len() as u32).collect();
     order.sort_by_key(|row| experts[*row as usize]);
     let (mut tiles, mut first) = (Vec::new(), 0);
     for same in order.chunk_by(|a, b| experts[*a as usize] == experts[*b as usize]) {
-        cut(experts[same[0] as usize] as usize, first, same.len(), largest, &mut tiles);
+        cut(experts[same[0] as usize] as usize, first, same.len(), largest(same.len()), &mut tiles);
         first += same.len();
     }
     (order, tiles)
@@ -79,9 +78,14 @@ fn codes(w: &Weights, arithmetic: Arithmetic) -> Option<Codes> {
     w.format.codes().filter(|_| arithmetic == Arithmetic::Fast)
 }
 
-fn tile_rows(cpu: &Cpu, w: &Weights, arithmetic: Arithmetic) -> usize {
-    let (ints, floats) = simd::tile_rows(cpu.level());
-    if codes(w, arithmetic).is_some() { ints } else { floats }
+/// Rows of a tile at most, where `rows` belong to one matrix.
+fn tile_rows(cpu: &Cpu, w: &Weights, arithmetic: Arithmetic, rows: usize) -> usize {
+    let most = simd::most_rows(cpu.level());
+    match codes(w, arithmetic) {
+        Some(codes) if codes.quarters && rows <= most.direct => 1,
+        Some(_) => most.ints,
+        None => most.floats,
+    }
 }
 
 thread_local! {

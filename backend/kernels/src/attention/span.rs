@@ -8,7 +8,7 @@ use super::{Call, Piece};
 use crate::activation::{Tile, cut};
 use crate::elementwise::sum;
 use crate::exp::exp;
-use crate::simd::{self, Ahead, FloatTile, LANES, Level, MOST_ROWS, Rows, SPAN, Simd, Work};
+use crate::simd::{self, Ahead, FloatTile, LANES, Level, Rows, SPAN, Simd, TILE, Work};
 
 /// Elements of keys that are put side by side at a time.
 const COLS: usize = 256;
@@ -49,7 +49,7 @@ impl Spans<'_> {
         let queries = self.piece.queries.len();
         self.room.state.reset(queries, self.call.shape.v_dim);
         self.room.tiles.clear();
-        cut(0, 0, queries, simd::tile_rows(self.level).1, &mut self.room.tiles);
+        cut(0, 0, queries, simd::most_rows(self.level).floats, &mut self.room.tiles);
         self.room.scores.resize(queries * SPAN, 0.0);
         self.gather();
         for span in spans {
@@ -101,7 +101,7 @@ impl Spans<'_> {
                 simd::run(*level, Columns { rows, columns: &mut room.keys[..cols] });
                 for tile in &room.tiles {
                     let q = &room.queries[tile.first * k_dim + first * tile.rows..][..cols * tile.rows];
-                    let mut acc = [[0.0; LANES]; MOST_ROWS];
+                    let mut acc = [[0.0; LANES]; TILE];
                     let acc = &mut acc[..tile.rows];
                     let place = |n: usize| (tile.first + n) * SPAN + block..(tile.first + n) * SPAN + block + LANES;
                     if first > 0 {
@@ -138,7 +138,7 @@ impl Spans<'_> {
             };
             let values = Values { level: self.level, table, starts, first };
             for tile in &*tiles {
-                let mut acc = [[0.0; LANES]; MOST_ROWS];
+                let mut acc = [[0.0; LANES]; TILE];
                 let acc = &mut acc[..tile.rows];
                 values.weigh(&seen[tile.first..tile.first + tile.rows], &scores[tile.first * SPAN..], acc);
                 for (mean, acc) in mean[tile.first * state.width..].chunks_exact_mut(state.width).zip(acc) {

@@ -9,9 +9,9 @@ use crate::Weights;
 use crate::activation::{IntTiles, Rows, Tile};
 use crate::blocks::Codes;
 use crate::cells::Cells;
-use crate::direct::{Row, direct};
+use crate::direct::{MOST, Row, direct};
 use crate::panel::{Columns, FLOAT_COLS, INT_COLS, Panel, PanelRows};
-use crate::simd::{self, Ahead, BLOCK, FloatTile, IntTile, LANES, Level, MOST_ROWS};
+use crate::simd::{self, Ahead, BLOCK, FloatTile, IntTile, LANES, Level, TILE};
 
 #[derive(Clone, Copy)]
 pub(super) enum Activations<'a> {
@@ -48,10 +48,11 @@ impl Product<'_> {
         PANEL.with_borrow_mut(|room| {
             for panel in part.panels.clone() {
                 let rows = PanelRows::of(self.w, tiles[0].matrix, panel);
-                if let (Activations::Ints(x, codes), [tile @ Tile { rows: 1, .. }]) = (self.activations, tiles)
+                if let Activations::Ints(x, codes) = self.activations
                     && codes.quarters
+                    && tiles.iter().all(|tile| tile.rows == 1)
                 {
-                    self.direct(&rows, tile, x, codes);
+                    tiles.chunks(MOST).for_each(|tiles| self.direct(&rows, tiles, x, codes));
                     continue;
                 }
                 let most = if matches!(self.activations, Activations::Ints(..)) { INT_COLS } else { FLOAT_COLS };
@@ -73,17 +74,25 @@ impl Product<'_> {
         });
     }
 
-    fn direct(&self, rows: &PanelRows, tile: &Tile, x: &IntTiles, codes: Codes) {
-        let piece = |size: usize| tile.first * self.w.cols / size..(tile.first + 1) * self.w.cols / size;
-        let row = Row {
-            x: &x.bytes[piece(4)],
-            scale: &x.scale[piece(BLOCK)],
-            offset: &x.offset[piece(codes.group)],
-            sum: &x.sum[piece(codes.group)],
-        };
-        let columns = Columns { first: 0, count: self.w.cols };
-        let place = Place { rows, columns, tile, ahead: Ahead::default() };
-        self.sum(place, |acc| acc[0] = direct(self.level, rows, row));
+    fn direct(&self, rows: &PanelRows, tiles: &[Tile], x: &IntTiles, codes: Codes) {
+        let mut own = [Row::default(); MOST];
+        for (own, tile) in own.iter_mut().zip(tiles) {
+            let piece = |size: usize| tile.first * self.w.cols / size..(tile.first + 1) * self.w.cols / size;
+            *own = Row {
+                x: &x.bytes[piece(4)],
+                scale: &x.scale[piece(BLOCK)],
+                offset: &x.offset[piece(codes.group)],
+                sum: &x.sum[piece(codes.group)],
+            };
+        }
+        let mut y = [[0.0; LANES]; MOST];
+        let y = &mut y[..tiles.len()];
+        direct(self.level, rows, &own[..tiles.len()], y);
+        for (tile, y) in tiles.iter().zip(y) {
+            let columns = Columns { first: 0, count: self.w.cols };
+            let place = Place { rows, columns, tile, ahead: Ahead::default() };
+            self.sum(place, |acc| acc[0] = *y);
+        }
     }
 
     fn ints(&self, panel: &Panel, place: Place, x: &IntTiles, codes: Codes) {
@@ -121,7 +130,7 @@ impl Product<'_> {
     /// Lets `add` go on with the sums of the columns before these, and keeps them; with the bias if they are complete.
     #[inline(always)]
     fn sum(&self, place: Place, add: impl FnOnce(&mut [[f32; LANES]])) {
-        let mut room = [[0.0; LANES]; MOST_ROWS];
+        let mut room = [[0.0; LANES]; TILE];
         let acc = &mut room[..place.tile.rows];
         if place.columns.first > 0 {
             for (n, acc) in acc.iter_mut().enumerate() {

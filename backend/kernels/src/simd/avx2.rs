@@ -6,12 +6,12 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, by_rows, steps};
+use super::{
+    Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, by_rows, steps,
+};
 use lanes::Halves;
 
-/// Rows of a tile at most, of integers and of floats.
-pub(super) const INT_ROWS: usize = 4;
-pub(super) const FLOAT_ROWS: usize = 6;
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 6, direct: 2 };
 
 pub(crate) struct Avx2;
 

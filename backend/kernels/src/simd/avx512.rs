@@ -6,12 +6,12 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows};
+use super::{
+    Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows,
+};
 use lanes::Whole;
 
-/// Rows of a tile at most, of integers and of floats.
-pub(super) const INT_ROWS: usize = 8;
-pub(super) const FLOAT_ROWS: usize = 8;
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: 8, floats: 8, direct: 4 };
 
 pub(crate) struct Avx512;
 

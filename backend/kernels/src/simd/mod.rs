@@ -161,9 +161,9 @@ impl Ahead<'_> {
             let Some(first) = self.0.first() else { return };
             #[cfg(target_arch = "x86_64")]
             {
-                use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
                 // SAFETY: it changes nothing but what the cache holds.
-                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(first).cast()) };
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(first).cast()) };
             }
             self.0 = self.0.get(64..).unwrap_or_default();
         }
@@ -176,19 +176,27 @@ impl Ahead<'_> {
     }
 }
 
-/// Rows of activations that are multiplied side by side at most: as integers, and as floats.
-pub(crate) fn tile_rows(level: Level) -> (usize, usize) {
+/// How many rows of activations go together at most.
+pub(crate) struct MostRows {
+    /// Side by side in a tile of integers, or of floats.
+    pub ints: usize,
+    pub floats: usize,
+    /// With codes that are multiplied as they are unpacked. With more, making a panel pays.
+    pub direct: usize,
+}
+
+pub(crate) fn most_rows(level: Level) -> MostRows {
     match level {
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => (avx512::INT_ROWS, avx512::FLOAT_ROWS),
+        Level::Avx512 => avx512::MOST_ROWS,
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => (avx2::INT_ROWS, avx2::FLOAT_ROWS),
-        _ => (portable::ROWS, portable::ROWS),
+        Level::Avx2 => avx2::MOST_ROWS,
+        _ => portable::MOST_ROWS,
     }
 }
 
-/// More than any of [`tile_rows`].
-pub(crate) const MOST_ROWS: usize = 8;
+/// Room for any tile.
+pub(crate) const TILE: usize = 8;
 
 /// Codes of a panel, a tile of quantised activations, and what turns their product into numbers. `n` activations stand
 /// side by side in the tile.

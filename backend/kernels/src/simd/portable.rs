@@ -1,10 +1,9 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
 use super::lanes::Words;
-use super::{Ahead, BLOCK, CHAIN, IntTile, LANES, Quantised, Rows, SPAN, Simd, steps};
+use super::{Ahead, BLOCK, CHAIN, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, steps};
 
-/// Rows of a tile at most.
-pub(super) const ROWS: usize = 4;
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 4, direct: 1 };
 
 pub(crate) struct Portable;
 
