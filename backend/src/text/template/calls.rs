@@ -173,7 +173,7 @@ mod tests {
         let applied = calls.apply(&Value::from(Serde(&messages)));
         assert_eq!(
             serde_json::to_string(&field(&applied.get_item_by_index(0).unwrap(), "tool_calls")).unwrap(),
-            r#"[{"function":{"arguments":{"z":[1,2.5],"a":""},"name":"f"}},{"function":{"arguments":"{not json","name":"g"}}]"#
+            r#"[{"function":{"name":"f","arguments":{"z":[1,2.5],"a":""}}},{"function":{"name":"g","arguments":"{not json"}}]"#
         );
         let contents: Vec<String> =
             applied.try_iter().unwrap().map(|m| serde_json::to_string(&field(&m, "content")).unwrap()).collect();
