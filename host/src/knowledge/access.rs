@@ -39,6 +39,11 @@ impl Access {
         [self.file.epoch(), self.mirror.epoch(), self.issuers.epoch()].into_iter().fold(0, u64::wrapping_add)
     }
 
+    /// See [`super::Known::seen`].
+    pub fn seen(&self, user: &str, places: Vec<u8>) {
+        self.mirror.wrote(Table::Places, user, places);
+    }
+
     /// A verification key; none when its issuer has to be asked.
     pub fn verifying_key(&self, name: &str) -> Option<Fact> {
         let value = match self.issuers.get(name) {

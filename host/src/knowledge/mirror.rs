@@ -59,6 +59,17 @@ impl Mirror {
         Ok(())
     }
 
+    /// Takes down what this edge has just written, before the store is read again.
+    pub fn wrote(&self, table: Table, id: &str, value: Vec<u8>) {
+        let Some(entries) = self.entries(table) else { return };
+        entries.rcu(|known| {
+            let mut known = Entries::clone(known);
+            known.insert(id.into(), value.clone());
+            known
+        });
+        self.epoch.fetch_add(1, Release);
+    }
+
     /// The JSON of an entry. None for a table that is not kept in memory.
     pub fn get(&self, table: Table, id: &str) -> Option<Vec<u8>> {
         self.entries(table)?.load().get(id).cloned()

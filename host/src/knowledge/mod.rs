@@ -39,6 +39,11 @@ impl Known {
         serde_json::from_slice(&self.access.places.get(address)?).ok()
     }
 
+    /// Takes down where this edge has just written that a user was seen.
+    pub fn seen(&self, user: &str, places: Vec<u8>) {
+        self.access.seen(user, places);
+    }
+
     /// Asks outside for a fact that is not in memory. Blocks.
     pub fn learn(&self, name: &str) {
         self.access.issuers.learn(name);

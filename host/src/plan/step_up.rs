@@ -81,7 +81,8 @@ impl Executor {
             let mut seen: Seen = stored.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
             seen.note(place, now_ms());
             let json = serde_json::to_vec(&seen).expect("places always serialise");
-            self.shared.store.put(Table::Places, user, json, None).await
+            let written = self.shared.store.put(Table::Places, user, json.clone(), None).await;
+            written.map(|()| self.shared.known.seen(user, json))
         };
         match tokio::time::timeout(NOTE_FOR, write).await {
             Ok(Ok(())) => {}

@@ -18,7 +18,10 @@ use littoral_core::{
     limits::charge_kind,
 };
 use redis::{Cmd, ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script};
-use tokio::time::{interval, sleep, timeout};
+use tokio::{
+    sync::Notify,
+    time::{interval, sleep, timeout},
+};
 
 use super::{Admission, Answer, Own, Settlement, Store, StoreError, Table, now_ms};
 use crate::{
@@ -60,6 +63,8 @@ struct Shared {
     id: String,
     edges: AtomicU32,
     unsettled: AtomicU32,
+    /// Told of every admission: what waits to be settled need wait no longer.
+    heard: Notify,
     /// Slots held by requests under way: Redis key by lease and key.
     slots: Mutex<HashSet<(String, String)>>,
 }
@@ -79,6 +84,7 @@ impl Redis {
             id: format!("{:016x}", rand::random::<u64>()),
             edges: AtomicU32::new(1),
             unsettled: AtomicU32::new(0),
+            heard: Notify::new(),
             slots: Mutex::default(),
         });
         let store = Self { own, shared };
@@ -320,6 +326,7 @@ impl Store for Redis {
     fn admit(&self, admission: Admission) -> Answer<'_, Result<Vec<Grant>, Refusal>> {
         self.run(move |shared| async move {
             let granted = shared.admit(&admission, 0).await?;
+            shared.heard.notify_waiters();
             if granted.is_ok() {
                 let Admission { tenant, lease, demands, .. } = admission;
                 let slots = demands.into_iter().filter(|demand| demand.kind == charge_kind::CONCURRENCY);
@@ -353,7 +360,7 @@ impl Store for Redis {
                     break;
                 }
                 tracing::debug!(%error, "a settlement waits for the store");
-                sleep(SETTLE_AGAIN).await;
+                let _ = timeout(SETTLE_AGAIN, shared.heard.notified()).await;
             }
             shared.unsettled.fetch_sub(1, Relaxed);
         });

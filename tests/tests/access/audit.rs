@@ -216,7 +216,8 @@ async fn a_full_disk_closes_the_door_or_is_told() {
     refused.error(503).await;
     let metrics = littoral_tests::metrics::Metrics::of(closed.address("metrics")).await;
     assert_eq!(metrics.get("littoral_audit_full"), 1.0);
-    assert!(closed.log().contains("the audit log cannot be written to"));
+    let said = async || closed.log().contains("the audit log cannot be written to");
+    eventually("the log to say so", SOON, said).await;
     let (told, client) = cramped(&node, "on_full = 'continue'");
     for _ in 0..400 {
         client.get("/v1/models").await.ok().await;

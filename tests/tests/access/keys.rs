@@ -72,11 +72,11 @@ async fn keys_of_a_file_move_into_the_store() {
     let file = setup.dir().join("keys.json");
     let edge = setup.start();
     edge.client().get("/v1/models").await.ok().await;
-    assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("4 of 4"));
-    assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("0 of 4"));
+    assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("5 of 5"));
+    assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("0 of 5"));
     fs::write(&file, "[]").unwrap();
     // The store has been read before the file's end can be noticed.
-    eventually("the store's keys", SOON, async || edge.metrics().await.get("littoral_keys") == 4.0).await;
+    eventually("the store's keys", SOON, async || edge.metrics().await.get("littoral_keys") == 5.0).await;
     edge.client().get("/v1/models").await.ok().await;
     edge.client().with_key(&edge.keys.expired).get("/v1/models").await.error(401).await;
 }
