@@ -184,7 +184,7 @@ mod tests {
         let new = NewKey { tenant: "acme".into(), user: "ada".into(), ..NewKey::default() };
         let (record, key) = create(&store, new.clone()).await.unwrap();
         let listed = list(&store).await.unwrap();
-        assert_eq!(listed, [record.clone()]);
+        assert_eq!(listed, std::slice::from_ref(&record));
         assert!(!serde_json::to_string(&Listed::from(record.clone())).unwrap().contains(&record.hash));
         let second = rotate(&store, &record.id, 60_000).await.unwrap();
         let stored = &list(&store).await.unwrap()[0];
