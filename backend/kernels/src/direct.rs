@@ -2,7 +2,6 @@
 //! those of [`simd::int_tile`].
 
 #![expect(clippy::needless_range_loop, reason = "halves and quads are the same place in several arrays")]
-#![expect(clippy::needless_range_loop, reason = "an index counts in several arrays at once")]
 
 use std::marker::PhantomData;
 
