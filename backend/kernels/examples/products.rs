@@ -1,6 +1,6 @@
 //! How fast the kernels are: the matrices of SmolLM2-135M with few and many rows, and attention.
 //!
-//!     cargo run --release -p littoral-kernels --example speed -- [threads] [level]
+//!     cargo run --release -p littoral-kernels --example products -- [threads] [level]
 //!
 //! Figures are medians of rounds in which everything is measured in turn.
 
