@@ -197,13 +197,13 @@ impl Ended {
 /// Runs a command to its end and returns what it said; fails the test after `limit`.
 pub fn run(name: &str, command: Command, limit: Duration) -> Ended {
     let log = artefact::scratch(name).join("log");
-    let (mut child, _) = spawn(command, &log).unwrap_or_else(|e| panic!("{name} cannot be started: {e}"));
+    let (mut child, heard) = spawn(command, &log).unwrap_or_else(|e| panic!("{name} cannot be started: {e}"));
     let began = Instant::now();
     loop {
         if let Ok(Some(status)) = child.try_wait() {
             forget(child.id());
-            // The reader of its standard output may have a line to go.
-            thread::sleep(Duration::from_millis(20));
+            // The reader of its standard output hangs up behind the last line.
+            while heard.recv_timeout(Duration::from_secs(1)).is_ok() {}
             return Ended { status, said: read(&log) };
         }
         if began.elapsed() > limit {
