@@ -306,3 +306,45 @@ fn what_cannot_be_loaded_is_refused_by_name() {
     let missing = estimate(Path::new("/nowhere/model.gguf"), Quantize::None).unwrap_err();
     assert!(missing.to_string().starts_with("/nowhere/model.gguf: "), "{missing}");
 }
+
+/// Log probabilities.
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|x| f64::from(x - highest).exp()).sum();
+    logits.iter().map(|x| f64::from(x - highest) - sum.ln()).collect()
+}
+
+#[test]
+fn fast_stays_close_to_exact() {
+    /// Nats a token, on average.
+    const MOST: f64 = 0.01;
+    const TOKENS: usize = 2000;
+    const CHUNK: usize = 250;
+    let blocks = TOKENS.div_ceil(BLOCK_TOKENS);
+    let fast = Options { arithmetic: Arithmetic::Fast, ..options(blocks) };
+    let table = table(TOKENS, 0, 1);
+    let step = |model: &mut Model, tokens: &[u32], start: usize| {
+        let segment = Segment { logits: Logits::All, ..segment(tokens, start, &table) };
+        model.step(&[segment]).unwrap().remove(0).unwrap()
+    };
+    let exact = load(&model_path(), options(blocks), &|_, _| {}).unwrap();
+    let ids = exact.tokenizer.unwrap().encode(include_str!("../golden/text.txt"));
+    assert!(ids.len() >= TOKENS, "the text has {} tokens", ids.len());
+    let mut exact = exact.model;
+    let mut fast = Model::load(&model_path(), fast, &|_, _| {}).unwrap();
+    let vocab = exact.info().vocab;
+    let (mut sum, mut agree) = (0.0, 0);
+    for (i, tokens) in ids[..TOKENS].chunks(CHUNK).enumerate() {
+        let (p, q) = (step(&mut exact, tokens, i * CHUNK), step(&mut fast, tokens, i * CHUNK));
+        for (p, q) in p.chunks_exact(vocab).zip(q.chunks_exact(vocab)) {
+            let (p, q) = (log_softmax(p), log_softmax(q));
+            sum += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+            let best = |x: &[f64]| (0..x.len()).max_by(|a, b| x[*a].total_cmp(&x[*b]));
+            agree += usize::from(best(&p) == best(&q));
+        }
+    }
+    let mean = sum / TOKENS as f64;
+    println!("mean KL of fast to exact: {mean:.5} nats; the likeliest token agrees in {agree} of {TOKENS}");
+    // Zero would mean that both computed the same way.
+    assert!(mean > 0.0 && mean <= MOST, "{mean}");
+}
