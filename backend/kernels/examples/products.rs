@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use littoral_kernels::{
-    Arithmetic, AttentionShape, Cpu, Format, Level, Segment, Store, Weights, attention, linear, rms_norm, swiglu,
+    Arithmetic, AttentionShape, Cpu, Format, Level, Line, Segment, Store, Weights, attention, linear, pack, rms_norm,
+    swiglu,
 };
 
 const LAYERS: usize = 30;
@@ -23,7 +24,7 @@ struct Matrix {
     format: Format,
     rows: usize,
     cols: usize,
-    bytes: Vec<u8>,
+    packed: Vec<Line>,
 }
 
 impl Matrix {
@@ -31,12 +32,12 @@ impl Matrix {
     fn new(format: Format, (rows, cols): (usize, usize)) -> Self {
         let cols = cols.next_multiple_of(format.block().min(256));
         let size = rows * format.row_bytes(cols).expect("whole blocks");
-        let bytes = (0..size).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8 & 0x77 | 0x10).collect();
-        Self { format, rows, cols, bytes }
+        let bytes: Vec<u8> = (0..size).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8 & 0x77 | 0x10).collect();
+        Self { format, rows, cols, packed: pack(format, rows, cols, &bytes) }
     }
 
     fn weights(&self) -> Weights<'_> {
-        Weights { format: self.format, rows: self.rows, cols: self.cols, bytes: &self.bytes }
+        Weights { format: self.format, rows: self.rows, cols: self.cols, bytes: bytemuck::cast_slice(&self.packed) }
     }
 }
 
@@ -63,9 +64,9 @@ impl Model {
     }
 
     fn size(&self) -> (usize, usize, usize) {
-        let bytes: usize = self.layers.iter().map(|matrix| matrix.bytes.len()).sum();
+        let bytes: usize = self.layers.iter().map(|matrix| matrix.packed.len() * size_of::<Line>()).sum();
         let products: usize = self.layers.iter().map(|matrix| matrix.rows * matrix.cols).sum();
-        (bytes + self.head.bytes.len(), products, self.head.rows * self.head.cols)
+        (bytes + self.head.packed.len() * size_of::<Line>(), products, self.head.rows * self.head.cols)
     }
 }
 
@@ -208,6 +209,10 @@ fn main() {
         if wanted("q4_1") {
             let model = Model::new(Format::Q4_1, Format::Q8_0);
             products("Q4_1, head Q8_0", &model, Arithmetic::Fast, &[1, 2, 4, 8, 64, 512]);
+        }
+        if only.as_deref() == Some("one") {
+            let model = Model::new(Format::Q4_1, Format::Q8_0);
+            for _ in 0..10 { products("one", &model, Arithmetic::Fast, &[1]); }
         }
         if wanted("formats") {
             for format in Format::ALL {

@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
-/// How a row of weights is stored: whole blocks, each with its own scale, row after row without gaps. The names and
+/// How a row of weights is stored in a file: whole blocks, each with its own scale, row after row without gaps. The names and
 /// layouts are those of `ggml-common.h`; numbers are little-endian.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Format {
@@ -80,6 +80,18 @@ impl Format {
         }
     }
 
+    /// What of a block goes together when rows are put side by side: bytes at its beginning, if any, then units of one,
+    /// two or four bytes, of which the last may be shorter.
+    pub(crate) fn units(self) -> (usize, usize) {
+        match self {
+            Self::F16 | Self::BF16 => (0, 2),
+            Self::F8E4M3 { .. } => (4, 1),
+            Self::Mxfp4 => (1, 4),
+            Self::Q4_0 | Self::Q5_0 | Self::Q8_0 => (2, 4),
+            _ => (0, 4),
+        }
+    }
+
     /// Bytes of a row of `cols` elements; none if a row of the format cannot have so many.
     pub fn row_bytes(self, cols: usize) -> Option<usize> {
         let block = self.block();
@@ -136,26 +148,6 @@ impl FromStr for Format {
         }
         let found = Self::ALL.into_iter().find(|format| format.to_string() == upper);
         found.ok_or_else(|| UnknownFormat(name.to_owned()))
-    }
-}
-
-/// A matrix in the bytes it was stored in. Rows are outputs.
-#[derive(Clone, Copy)]
-pub struct Weights<'a> {
-    pub format: Format,
-    pub rows: usize,
-    pub cols: usize,
-    pub bytes: &'a [u8],
-}
-
-impl Weights<'_> {
-    /// Bytes of a row.
-    ///
-    /// # Panics
-    /// If the format has no rows of `cols` elements.
-    pub fn row_bytes(&self) -> usize {
-        let bytes = self.format.row_bytes(self.cols);
-        bytes.unwrap_or_else(|| panic!("{} has no rows of {} elements", self.format, self.cols))
     }
 }
 

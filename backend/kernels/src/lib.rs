@@ -1,4 +1,5 @@
-//! The arithmetic of a node on the CPU. Matrices stay in the bytes of their file, and kernels read those; a row of a
+//! The arithmetic of a node on the CPU. Matrices stay in the blocks of their file, sixteen rows side by
+//! side, and kernels read those; a row of a
 //! result depends, to the bit, on what that row is computed from alone, so that one token, a checked draft and a whole
 //! prompt agree.
 //!
@@ -18,6 +19,7 @@ mod elementwise;
 mod exp;
 mod format;
 mod linear;
+mod pack;
 mod panel;
 pub mod pool;
 mod quantize;
@@ -27,7 +29,8 @@ pub use attention::{AttentionShape, Segment, Store, attention};
 pub use cpu::{AlreadyStarted, Cpu};
 pub use dequantize::{dequantize, embed};
 pub use elementwise::{Pairing, Rotation, rms_norm, rotate, swiglu};
-pub use format::{Format, UnknownFormat, Weights};
+pub use format::{Format, UnknownFormat};
 pub use linear::{Arithmetic, linear, linear_experts};
+pub use pack::{Line, Weights, pack};
 pub use quantize::{QuantizeError, quantize};
 pub use simd::Level;

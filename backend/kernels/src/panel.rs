@@ -1,10 +1,10 @@
-//! Panels: sixteen rows of weights side by side, so that a lane is an output and every output has its own sum.
+//! Panels: sixteen rows of weights as codes or floats, so that a lane is an output and every output has its own sum.
 
 use std::marker::PhantomData;
 
-use crate::blocks::{BF16, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Groups, Raw, Source};
-use crate::simd::{self, Ahead, LANES, Lanes, Level, Rows, Simd, Work};
-use crate::{Format, Weights};
+use crate::Format;
+use crate::blocks::{BF16, Block, Blocks, Codes, F8E4M3, F16, F32, Floats, ForBlocks, Groups};
+use crate::simd::{self, LANES, Lanes, Level, Simd, Work};
 
 /// Columns of an integer panel at most; it and a tile of activations share the first cache.
 pub(crate) const INT_COLS: usize = 1024;
@@ -12,71 +12,17 @@ pub(crate) const INT_COLS: usize = 1024;
 /// Columns of a float panel at most.
 pub(crate) const FLOAT_COLS: usize = 256;
 
-/// Columns of integers that are put side by side at a time.
-const STEP: usize = 512;
-
-/// Words of a row that hold as many columns of any format, at most, and some more.
-const WORDS: usize = FLOAT_COLS + 2;
-
 /// Room to make a panel in.
 #[repr(C, align(64))]
 pub(crate) struct Panel {
     pub codes: [[u32; LANES]; INT_COLS / 4],
     pub scale: [[f32; LANES]; INT_COLS / 16],
     pub min: [[f32; LANES]; INT_COLS / 16],
-    /// Some more, so that columns can be written four at a time.
-    pub floats: [[f32; LANES]; FLOAT_COLS + 4],
-    words: [[u32; LANES]; WORDS],
+    pub floats: [[f32; LANES]; FLOAT_COLS],
 }
 
 // SAFETY: arrays of numbers, each a multiple of 64 bytes long, so that there is no padding.
 unsafe impl bytemuck::Zeroable for Panel {}
-
-/// Up to sixteen rows of a matrix.
-pub(crate) struct PanelRows<'a> {
-    format: Format,
-    cols: usize,
-    /// Lanes without a row repeat the last one.
-    bytes: Rows<'a>,
-    /// The next panel, if it is there.
-    next: &'a [u8],
-    /// The first row of the matrix, and how many there are.
-    pub row: usize,
-    pub rows: usize,
-}
-
-impl<'a> PanelRows<'a> {
-    /// The rows of panel `panel` of matrix `matrix` of a stack.
-    pub fn of(w: &Weights<'a>, matrix: usize, panel: usize) -> Self {
-        let (row, row_bytes) = (panel * LANES, w.row_bytes());
-        let rows = LANES.min(w.rows - row);
-        let (bytes, next) = w.bytes[(matrix * w.rows + row) * row_bytes..].split_at(rows * row_bytes);
-        let next = &next[..next.len().min(LANES * row_bytes)];
-        let mut bytes = Rows { lanes: [bytes; LANES] };
-        for (lane, of) in bytes.lanes.iter_mut().enumerate() {
-            *of = &of[lane.min(rows - 1) * row_bytes..][..row_bytes];
-        }
-        Self { format: w.format, cols: w.cols, bytes, next, row, rows }
-    }
-}
-
-impl<'a> PanelRows<'a> {
-    pub fn format(&self) -> Format {
-        self.format
-    }
-
-    /// All bytes, and the next panel.
-    pub fn all(&self) -> (&Rows<'a>, Ahead<'a>) {
-        (&self.bytes, Ahead(self.next))
-    }
-
-    /// The part of the next panel to call to the cache while some columns are computed with.
-    fn ahead(&self, columns: Columns) -> Ahead<'a> {
-        let part = |column: usize| self.next.len() / 64 * column / self.cols * 64;
-        let end = columns.first + columns.count;
-        Ahead(&self.next[part(columns.first)..if end == self.cols { self.next.len() } else { part(end) }])
-    }
-}
 
 /// Columns of a panel: the first one, and how many.
 #[derive(Clone, Copy)]
@@ -92,91 +38,98 @@ impl Columns {
     }
 }
 
+/// Columns of packed rows.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed<'a> {
+    pub format: Format,
+    /// A packed panel.
+    pub bytes: &'a [u8],
+    pub columns: Columns,
+}
+
+impl<'a> Packed<'a> {
+    /// Their blocks.
+    #[inline(always)]
+    fn blocks<F: Blocks>(&self) -> impl Iterator<Item = Block<'a>> {
+        let Columns { first, count } = self.columns;
+        let blocks = self.bytes[first / F::BLOCK * F::BYTES * LANES..].chunks_exact(F::BYTES * LANES);
+        blocks.take(count / F::BLOCK).map(Block)
+    }
+}
+
 impl Panel {
     pub fn new() -> Box<Self> {
         bytemuck::zeroed_box()
     }
 
-    /// Makes a panel of codes, of rows in a format of integers. Returns what is still to be called to the cache.
-    pub fn unpack<'a>(&mut self, level: Level, rows: &PanelRows<'a>, columns: Columns) -> Ahead<'a> {
-        let mut ahead = rows.ahead(columns);
-        let made = rows.format.with_blocks(Unpack { panel: self, level, rows, columns, ahead: &mut ahead });
+    /// Makes a panel of codes, of rows in a format of integers.
+    pub fn unpack(&mut self, level: Level, rows: &Packed) {
+        let made = rows.format.with_blocks(Unpack { panel: self, level, rows });
         made.unwrap_or_else(|| unreachable!("{} has no codes", rows.format));
-        ahead
     }
 
-    /// Makes a panel of floats, and returns the same.
-    pub fn widen<'a>(&mut self, level: Level, rows: &PanelRows<'a>, columns: Columns) -> Ahead<'a> {
-        let mut ahead = rows.ahead(columns);
+    /// Makes a panel of floats.
+    pub fn widen(&mut self, level: Level, rows: &Packed) {
+        let Columns { first, count } = rows.columns;
+        let floats = &mut self.floats[..count];
         match rows.format {
-            Format::F32 => simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: F32 }),
-            Format::F16 => simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: F16 }),
-            Format::BF16 => simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: BF16 }),
+            Format::F32 => simd::run(level, Read { floats, panel: rows.bytes, first, format: F32 }),
+            Format::F16 => simd::run(level, Read { floats, panel: rows.bytes, first, format: F16 }),
+            Format::BF16 => simd::run(level, Read { floats, panel: rows.bytes, first, format: BF16 }),
             Format::F8E4M3 { block } => {
-                simd::run(level, Read { panel: self, rows, columns, ahead: &mut ahead, format: F8E4M3(block.into()) });
+                simd::run(level, Read { floats, panel: rows.bytes, first, format: F8E4M3(block.into()) });
             }
             _ => {
-                ahead = self.unpack(level, rows, columns);
+                self.unpack(level, rows);
                 let codes = rows.format.codes().expect("the others are integers");
-                simd::run(level, Widen { panel: self, codes, cols: columns.count });
+                simd::run(level, Widen { panel: self, codes, cols: count });
             }
         }
-        ahead
     }
 }
 
-struct Unpack<'a, 'w> {
+struct Unpack<'a> {
     panel: &'a mut Panel,
     level: Level,
-    rows: &'a PanelRows<'w>,
-    columns: Columns,
-    ahead: &'a mut Ahead<'w>,
+    rows: &'a Packed<'a>,
 }
 
-impl ForBlocks for Unpack<'_, '_> {
+impl ForBlocks for Unpack<'_> {
     type Out = ();
 
     fn run<F: Blocks>(self) {
-        let Self { panel, level, rows, columns, ahead } = self;
-        simd::run(level, UnpackAs { panel, rows: &rows.bytes, columns, ahead, format: PhantomData::<F> });
+        let Self { panel, level, rows } = self;
+        simd::run(level, UnpackAs { panel, rows, format: PhantomData::<F> });
     }
 }
 
-struct UnpackAs<'a, 'w, F> {
+struct UnpackAs<'a, F> {
     panel: &'a mut Panel,
-    rows: &'a Rows<'w>,
-    columns: Columns,
-    ahead: &'a mut Ahead<'w>,
+    rows: &'a Packed<'a>,
     format: PhantomData<F>,
 }
 
-impl<F: Blocks> Work for UnpackAs<'_, '_, F> {
+impl<F: Blocks> Work for UnpackAs<'_, F> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { panel, rows, columns, ahead, .. } = self;
+        let Self { panel, rows, .. } = self;
         let mut groups = Groups::<S::Lanes>::new();
-        for start in (0..columns.count).step_by(STEP) {
-            let blocks = STEP.min(columns.count - start) / F::BLOCK;
-            let words = (blocks * F::BYTES).div_ceil(4);
-            S::columns(rows, (columns.first + start) / F::BLOCK * F::BYTES, &mut panel.words[..words], ahead);
-            for block in 0..blocks {
-                let column = start + block * F::BLOCK;
-                let raw = Raw { words: &panel.words, at: block * F::BYTES, aligned: F::BYTES.is_multiple_of(4) };
-                ahead.call(F::BLOCK / 32);
-                F::groups(raw, &mut groups);
-                for i in 0..F::BLOCK / F::GROUP {
-                    groups.scale[i].store(bytemuck::cast_mut(&mut panel.scale[column / F::GROUP + i]));
-                    if F::MINIMUM {
-                        groups.min[i].store(bytemuck::cast_mut(&mut panel.min[column / F::GROUP + i]));
-                    }
+        let per_block = F::BLOCK / F::GROUP;
+        let scales = panel.scale.chunks_exact_mut(per_block).zip(panel.min.chunks_exact_mut(per_block));
+        let codes = panel.codes.chunks_exact_mut(F::BLOCK / 4);
+        for ((block, (scale, min)), codes) in rows.blocks::<F>().zip(scales).zip(codes) {
+            F::groups(block, &mut groups);
+            for (i, (scale, min)) in scale.iter_mut().zip(min).enumerate() {
+                groups.scale[i].store(bytemuck::cast_mut(scale));
+                if F::MINIMUM {
+                    groups.min[i].store(bytemuck::cast_mut(min));
                 }
-                for run in 0..F::BLOCK / 32 {
-                    let codes = &mut panel.codes[column / 4 + run * 8..column / 4 + run * 8 + 8];
-                    for (word, codes) in codes.iter_mut().enumerate() {
-                        F::codes::<S::Lanes>(raw, run, word).store(codes);
-                    }
+            }
+            for (run, codes) in codes.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+                for (word, codes) in codes.iter_mut().enumerate() {
+                    F::codes::<S::Lanes>(block, run, word).store(codes);
                 }
             }
         }
@@ -212,21 +165,18 @@ impl Work for Widen<'_> {
 }
 
 /// Small floats to floats.
-struct Read<'a, 'w, F> {
-    panel: &'a mut Panel,
-    rows: &'a PanelRows<'w>,
-    columns: Columns,
-    ahead: &'a mut Ahead<'w>,
+struct Read<'a, F> {
+    floats: &'a mut [[f32; LANES]],
+    panel: &'a [u8],
+    first: usize,
     format: F,
 }
 
-impl<F: Floats> Work for Read<'_, '_, F> {
+impl<F: Floats> Work for Read<'_, F> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        let Self { panel, rows, columns, ahead, format } = self;
-        let source = Source { rows: &rows.bytes, first: columns.first, count: columns.count, ahead };
-        format.read::<S>(source, &mut panel.words, &mut panel.floats);
+        self.format.read::<S::Lanes>(self.panel, self.first, self.floats);
     }
 }

@@ -8,7 +8,7 @@ use super::{Call, Piece};
 use crate::activation::{Tile, cut};
 use crate::elementwise::sum;
 use crate::exp::exp;
-use crate::simd::{self, Ahead, FloatTile, LANES, Level, Rows, SPAN, Simd, TILE, Work};
+use crate::simd::{self, FloatTile, LANES, Level, Rows, SPAN, Simd, TILE, Work};
 
 /// Elements of keys that are put side by side at a time.
 const COLS: usize = 256;
@@ -108,7 +108,7 @@ impl Spans<'_> {
                         acc.iter_mut().enumerate().for_each(|(n, acc)| acc.copy_from_slice(&room.scores[place(n)]));
                     }
                     let w = bytemuck::cast_slice(&room.keys[..cols]);
-                    simd::float_tile(*level, &FloatTile { w, x: q, ahead: Ahead(&[]) }, acc);
+                    simd::float_tile(*level, &FloatTile { w, x: q }, acc);
                     acc.iter().enumerate().for_each(|(n, acc)| room.scores[place(n)].copy_from_slice(acc));
                 }
             }
@@ -193,7 +193,7 @@ impl Work for Columns<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        S::columns(&self.rows, 0, self.columns, &mut Ahead(&[]));
+        S::columns(&self.rows, 0, self.columns);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Blocks of 256 weights in groups whose scales are themselves integers below a scale.
 
-use super::{Blocks, Bytes, Groups};
+use super::{Block, Blocks, Groups};
 use crate::simd::Lanes;
 
 /// Bits `from..from + count` of each lane.
@@ -16,10 +16,10 @@ fn negative<L: Lanes>(value: L) -> L {
 
 /// Eight scales and minima of six bits each in twelve bytes, after a scale for each, as Q4_K and Q5_K have them.
 #[inline(always)]
-fn eight_groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-    let both = block.word(0);
+fn eight_groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+    let both = block.word::<L>(0);
     let (d, dmin) = (both.half(), both.shr(16).half());
-    let (scales, mins, rest) = (block.word(4), block.word(8), block.word(12));
+    let (scales, mins, rest) = (block.word::<L>(4), block.word::<L>(8), block.word::<L>(12));
     for j in 0..4 {
         let byte = j as u32 * 8;
         // The first four are six bits of a byte, whose two upper ones belong to the last four.
@@ -43,11 +43,11 @@ impl Blocks for Q2K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        let both = block.word(80);
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        let both = block.word::<L>(80);
         let (d, dmin) = (both.half(), both.shr(16).half());
         for four in 0..4 {
-            let word = block.word(four * 4);
+            let word = block.word::<L>(four * 4);
             for j in 0..4 {
                 let byte = j as u32 * 8;
                 groups.scale[four * 4 + j] = bits(word, byte, 4).float().mul_float(d);
@@ -57,8 +57,8 @@ impl Blocks for Q2K {
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, run: usize, word: usize) -> L {
-        block.word(16 + run / 4 * 32 + word * 4).shr(run as u32 % 4 * 2).and(L::splat(0x0303_0303))
+    fn codes<L: Lanes>(block: Block, run: usize, word: usize) -> L {
+        block.word::<L>(16 + run / 4 * 32 + word * 4).shr(run as u32 % 4 * 2).and(L::splat(0x0303_0303))
     }
 }
 
@@ -73,10 +73,10 @@ impl Blocks for Q3K {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        let d = block.lower(108).half();
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        let d = block.lower::<L>(108).half();
         // Sixteen six-bit scales: four low bits in eight bytes, two high bits in the next four.
-        let (low, high) = ([block.word(96), block.word(100)], block.word(104));
+        let (low, high) = ([block.word::<L>(96), block.word::<L>(100)], block.word::<L>(104));
         for j in 0..16 {
             let byte = j as u32 % 4 * 8;
             let scale = bits(low[j / 4 % 2], byte + j as u32 / 8 * 4, 4);
@@ -86,9 +86,9 @@ impl Blocks for Q3K {
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, run: usize, word: usize) -> L {
-        let low = block.word(32 + run / 4 * 32 + word * 4).shr(run as u32 % 4 * 2).and(L::splat(0x0303_0303));
-        low.or(block.word(word * 4).shr(run as u32).and(L::splat(0x0101_0101)).shl(2))
+    fn codes<L: Lanes>(block: Block, run: usize, word: usize) -> L {
+        let low = block.word::<L>(32 + run / 4 * 32 + word * 4).shr(run as u32 % 4 * 2).and(L::splat(0x0303_0303));
+        low.or(block.word::<L>(word * 4).shr(run as u32).and(L::splat(0x0101_0101)).shl(2))
     }
 }
 
@@ -103,13 +103,13 @@ impl Blocks for Q4K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
         eight_groups(block, groups);
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, run: usize, word: usize) -> L {
-        block.word(16 + run / 2 * 32 + word * 4).shr(run as u32 % 2 * 4).and(L::splat(0x0f0f_0f0f))
+    fn codes<L: Lanes>(block: Block, run: usize, word: usize) -> L {
+        block.word::<L>(16 + run / 2 * 32 + word * 4).shr(run as u32 % 2 * 4).and(L::splat(0x0f0f_0f0f))
     }
 }
 
@@ -124,14 +124,14 @@ impl Blocks for Q5K {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
         eight_groups(block, groups);
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, run: usize, word: usize) -> L {
-        let low = block.word(48 + run / 2 * 32 + word * 4).shr(run as u32 % 2 * 4).and(L::splat(0x0f0f_0f0f));
-        low.or(block.word(16 + word * 4).shr(run as u32).and(L::splat(0x0101_0101)).shl(4))
+    fn codes<L: Lanes>(block: Block, run: usize, word: usize) -> L {
+        let low = block.word::<L>(48 + run / 2 * 32 + word * 4).shr(run as u32 % 2 * 4).and(L::splat(0x0f0f_0f0f));
+        low.or(block.word::<L>(16 + word * 4).shr(run as u32).and(L::splat(0x0101_0101)).shl(4))
     }
 }
 
@@ -146,10 +146,10 @@ impl Blocks for Q6K {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        let d = block.lower(208).half();
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        let d = block.lower::<L>(208).half();
         for four in 0..4 {
-            let word = block.word(192 + four * 4);
+            let word = block.word::<L>(192 + four * 4);
             for j in 0..4 {
                 // A signed byte.
                 let scale = bits(word, j as u32 * 8, 8).xor(L::splat(128)).sub(L::splat(128));
@@ -159,10 +159,10 @@ impl Blocks for Q6K {
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, run: usize, word: usize) -> L {
+    fn codes<L: Lanes>(block: Block, run: usize, word: usize) -> L {
         // Four runs share 64 bytes of nibbles and 32 bytes of upper bits.
         let (side, run) = (run / 4, run % 4);
-        let low = block.word(side * 64 + run % 2 * 32 + word * 4).shr(run as u32 / 2 * 4).and(L::splat(0x0f0f_0f0f));
-        low.or(block.word(128 + side * 32 + word * 4).shr(run as u32 * 2).and(L::splat(0x0303_0303)).shl(4))
+        let low = block.word::<L>(side * 64 + run % 2 * 32 + word * 4).shr(run as u32 / 2 * 4).and(L::splat(0x0f0f_0f0f));
+        low.or(block.word::<L>(128 + side * 32 + word * 4).shr(run as u32 * 2).and(L::splat(0x0303_0303)).shl(4))
     }
 }

@@ -1,5 +1,5 @@
-//! What the bytes of sixteen rows mean. They come as words, one of each row side by side, so that what unpacks a row
-//! unpacks all.
+//! What the bytes of sixteen rows mean. They lie unit by unit side by side (see [`crate::pack`]), so that what unpacks a
+//! row unpacks all.
 
 mod floats;
 mod k;
@@ -8,7 +8,7 @@ mod simple;
 use crate::Format;
 use crate::simd::{LANES, Lanes};
 
-pub(crate) use floats::{BF16, F8E4M3, F16, F32, Floats, Source};
+pub(crate) use floats::{BF16, F8E4M3, F16, F32, Floats};
 use k::{Q2K, Q3K, Q4K, Q5K, Q6K};
 use simple::{Mxfp4, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 
@@ -26,50 +26,40 @@ pub(crate) trait Blocks {
     /// Whether there are minima.
     const MINIMUM: bool;
 
-    /// Whether the four words of a quarter of 32 codes are made of sixteen bytes in a row, word by word.
-    const QUARTERS: bool = true;
+    /// The scales and minima of a block.
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>);
 
-    /// The scales and minima of a block, which begins where `block` does.
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>);
-
-    /// Codes `4 * word..` of the `run`th 32 of a block, one to a byte. If `block` gives sixteen bytes in a row instead
-    /// of four, as [`Lanes::quad`] does, and `word` is 0 or 4, so does this.
-    fn codes<L: Lanes>(block: impl Bytes<L>, run: usize, word: usize) -> L;
+    /// Codes `4 * word..` of the `run`th 32 of a block, one to a byte.
+    fn codes<L: Lanes>(block: Block, run: usize, word: usize) -> L;
 }
 
-/// Bytes of sixteen rows.
-pub(crate) trait Bytes<L: Lanes>: Copy {
-    /// The word that begins at byte `at`.
-    fn word(self, at: usize) -> L;
-
-    /// A word whose lower half begins at byte `at`; behind it there may be nothing.
-    fn lower(self, at: usize) -> L;
-}
-
-/// Words that are side by side already.
+/// A block of sixteen rows, packed.
 #[derive(Clone, Copy)]
-pub(crate) struct Raw<'a> {
-    /// Words of the rows, and one more.
-    pub words: &'a [[u32; LANES]],
-    /// The byte where this begins.
-    pub at: usize,
-    /// Whether blocks are whole words; `at` is then a multiple of four.
-    pub aligned: bool,
-}
+pub(crate) struct Block<'a>(pub &'a [u8]);
 
-impl<L: Lanes> Bytes<L> for Raw<'_> {
+impl Block<'_> {
+    /// The unit at byte `at` of each row, which has `N` bytes for all sixteen.
     #[inline(always)]
-    fn word(self, at: usize) -> L {
-        let (word, bits) = ((self.at + at) / 4, (self.at + at) as u32 % 4 * 8);
-        if self.aligned && at.is_multiple_of(4) {
-            return L::load(&self.words[word]);
-        }
-        L::load(&self.words[word]).shr(bits).or(L::load(&self.words[word + 1]).shl(32 - bits))
+    fn unit<const N: usize>(&self, at: usize) -> &[u8; N] {
+        self.0[at * LANES..].first_chunk().expect("a unit of the block")
     }
 
+    /// The word at byte `at`.
     #[inline(always)]
-    fn lower(self, at: usize) -> L {
-        self.word(at)
+    pub fn word<L: Lanes>(self, at: usize) -> L {
+        L::words(self.unit(at))
+    }
+
+    /// The two bytes at `at`, in the lower halves.
+    #[inline(always)]
+    pub fn lower<L: Lanes>(self, at: usize) -> L {
+        L::lower(self.unit(at))
+    }
+
+    /// The byte at `at`.
+    #[inline(always)]
+    pub fn byte<L: Lanes>(self, at: usize) -> L {
+        L::bytes(self.unit(at))
     }
 }
 
@@ -93,7 +83,6 @@ pub(crate) struct Codes {
     pub offset: u8,
     pub largest: u8,
     pub minimum: bool,
-    pub quarters: bool,
 }
 
 /// Code that is generic over the formats of integers.
@@ -129,13 +118,7 @@ impl Format {
             type Out = Codes;
 
             fn run<F: Blocks>(self) -> Codes {
-                Codes {
-                    group: F::GROUP,
-                    offset: F::OFFSET,
-                    largest: F::LARGEST,
-                    minimum: F::MINIMUM,
-                    quarters: F::QUARTERS,
-                }
+                Codes { group: F::GROUP, offset: F::OFFSET, largest: F::LARGEST, minimum: F::MINIMUM }
             }
         }
         self.with_blocks(Describe)

@@ -1,13 +1,13 @@
 //! Blocks of 32 weights.
 
-use super::{Blocks, Bytes, Groups};
+use super::{Block, Blocks, Groups};
 use crate::simd::Lanes;
 
 /// Word `word` of the codes in the sixteen bytes at `at`, whose low nibbles are elements 0..16 and whose high ones are
 /// 16..32.
 #[inline(always)]
-fn nibbles<L: Lanes>(block: impl Bytes<L>, at: usize, word: usize) -> L {
-    block.word(at + word % 4 * 4).shr(word as u32 / 4 * 4).and(L::splat(0x0f0f_0f0f))
+fn nibbles<L: Lanes>(block: Block, at: usize, word: usize) -> L {
+    block.word::<L>(at + word % 4 * 4).shr(word as u32 / 4 * 4).and(L::splat(0x0f0f_0f0f))
 }
 
 /// The fifth bits of word `word`, from the bits of a word.
@@ -37,13 +37,13 @@ impl Blocks for Q4_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        groups.scale[0] = block.lower(0).half();
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        groups.scale[0] = block.lower::<L>(0).half();
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, _: usize, word: usize) -> L {
-        nibbles(block, 2, word)
+    fn codes<L: Lanes>(block: Block, _: usize, word: usize) -> L {
+        nibbles::<L>(block, 2, word)
     }
 }
 
@@ -58,13 +58,13 @@ impl Blocks for Q4_1 {
     const MINIMUM: bool = true;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        both(block.word(0), groups);
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        both::<L>(block.word(0), groups);
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, _: usize, word: usize) -> L {
-        nibbles(block, 4, word)
+    fn codes<L: Lanes>(block: Block, _: usize, word: usize) -> L {
+        nibbles::<L>(block, 4, word)
     }
 }
 
@@ -77,16 +77,15 @@ impl Blocks for Q5_0 {
     const OFFSET: u8 = 16;
     const LARGEST: u8 = 31;
     const MINIMUM: bool = false;
-    const QUARTERS: bool = false;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        groups.scale[0] = block.lower(0).half();
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        groups.scale[0] = block.lower::<L>(0).half();
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, _: usize, word: usize) -> L {
-        nibbles(block, 6, word).or(fifth_bits(block.word(2), word))
+    fn codes<L: Lanes>(block: Block, _: usize, word: usize) -> L {
+        nibbles::<L>(block, 6, word).or(fifth_bits(block.word(2), word))
     }
 }
 
@@ -99,16 +98,15 @@ impl Blocks for Q5_1 {
     const OFFSET: u8 = 0;
     const LARGEST: u8 = 31;
     const MINIMUM: bool = true;
-    const QUARTERS: bool = false;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        both(block.word(0), groups);
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        both::<L>(block.word(0), groups);
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, _: usize, word: usize) -> L {
-        nibbles(block, 8, word).or(fifth_bits(block.word(4), word))
+    fn codes<L: Lanes>(block: Block, _: usize, word: usize) -> L {
+        nibbles::<L>(block, 8, word).or(fifth_bits(block.word(4), word))
     }
 }
 
@@ -123,14 +121,14 @@ impl Blocks for Q8_0 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
-        groups.scale[0] = block.lower(0).half();
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
+        groups.scale[0] = block.lower::<L>(0).half();
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, _: usize, word: usize) -> L {
+    fn codes<L: Lanes>(block: Block, _: usize, word: usize) -> L {
         // Signed bytes, counted from -128.
-        block.word(2 + word * 4).xor(L::splat(0x8080_8080))
+        block.word::<L>(2 + word * 4).xor(L::splat(0x8080_8080))
     }
 }
 
@@ -145,18 +143,18 @@ impl Blocks for Mxfp4 {
     const MINIMUM: bool = false;
 
     #[inline(always)]
-    fn groups<L: Lanes>(block: impl Bytes<L>, groups: &mut Groups<L>) {
+    fn groups<L: Lanes>(block: Block, groups: &mut Groups<L>) {
         // Half of 2^(e-127): 2^-127 is no normal number but can be halved, and 2^128 is none at all, so that its
         // difference from itself makes the scale NaN, as E8M0 has it.
-        let power = block.word(0).and(L::splat(255)).shl(23).max(L::splat(0x0040_0000));
+        let power = block.byte::<L>(0).shl(23).max(L::splat(0x0040_0000));
         let scale = power.mul_float(L::splat(0.5f32.to_bits()));
         groups.scale[0] = scale.add_float(scale.sub_float(scale));
     }
 
     #[inline(always)]
-    fn codes<L: Lanes>(block: impl Bytes<L>, _: usize, word: usize) -> L {
+    fn codes<L: Lanes>(block: Block, _: usize, word: usize) -> L {
         /// E2M1 in halves, from -12: 0, 1, 2, 3, 4, 6, 8, 12, and the same below zero.
         const HALVES: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
-        nibbles(block, 1, word).lookup(&HALVES)
+        nibbles::<L>(block, 1, word).lookup(&HALVES)
     }
 }

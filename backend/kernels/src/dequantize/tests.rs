@@ -1,7 +1,7 @@
 //! Values against those of gguf-py (`golden/blocks.py`), and the quantisers against what they undo.
 
-use crate::linear::tests::{Random, bits};
-use crate::{Format, QuantizeError, Weights, dequantize, embed, quantize};
+use crate::linear::tests::{Matrices, Random, bits};
+use crate::{Format, QuantizeError, dequantize, embed, quantize};
 
 #[test]
 fn values_are_those_of_gguf_py() {
@@ -116,14 +116,13 @@ fn quantisers_know_their_limits() {
 
 #[test]
 fn embeddings_are_rows() {
-    let bytes = Random::new(12).weights(Format::Q4K, 50, 512);
-    let table = Weights { format: Format::Q4K, rows: 50, cols: 512, bytes: &bytes };
+    let table = Matrices::new(&mut Random::new(12), Format::Q4K, [1, 50, 512]);
     let mut all = vec![0.0; 50 * 512];
-    dequantize(Format::Q4K, 512, &bytes, &mut all);
+    dequantize(Format::Q4K, 512, &table.stored, &mut all);
     for count in [0, 1, 100] {
         let ids: Vec<_> = (0..count).map(|i| i * 7 % 50).collect();
         let mut out = vec![f32::NAN; ids.len() * 512];
-        embed(&table, &ids, &mut out);
+        embed(&table.weights(), &ids, &mut out);
         let ought = ids.iter().flat_map(|id| bits(&all[*id as usize * 512..][..512])).collect::<Vec<_>>();
         assert!(bits(&out) == ought);
     }

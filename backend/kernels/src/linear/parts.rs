@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::Weights;
 use crate::activation::Tile;
 use crate::simd::LANES;
 
@@ -25,18 +24,17 @@ const CACHED: usize = 1 << 18;
 /// Parts per thread: a core that falls behind leaves the rest to the others.
 const PER_THREAD: usize = 6;
 
-/// Cuts a product so that no thread waits long for another, and so that activations stay in the cache.
-pub(super) fn plan(threads: usize, w: &Weights, tiles: &[Tile]) -> Vec<Part> {
-    let panels = w.rows.div_ceil(LANES);
-    let total: usize = runs(tiles, usize::MAX).map(|(_, rows)| panels * cost(w, rows)).sum();
+/// Cuts the product of tiles with `panels` panels of `cols` columns so that no thread waits long for another, and so that activations stay in the cache.
+pub(super) fn plan(threads: usize, cols: usize, panels: usize, tiles: &[Tile]) -> Vec<Part> {
+    let total: usize = runs(tiles, usize::MAX).map(|(_, rows)| panels * cost(cols, rows)).sum();
     let wanted = if threads == 1 { usize::MAX } else { (total / (threads * PER_THREAD)).max(SMALLEST) };
-    let mut most = (CACHED / w.cols.max(1)).max(64);
+    let mut most = (CACHED / cols.max(1)).max(64);
     if threads > 1 && panels < threads * PER_THREAD {
         most = most.min((most * panels).div_ceil(threads * PER_THREAD).max(32));
     }
     let mut parts = Vec::new();
     for (tiles, rows) in runs(tiles, most) {
-        let per_part = (wanted / cost(w, rows).max(1)).clamp(1, panels.max(1));
+        let per_part = (wanted / cost(cols, rows).max(1)).clamp(1, panels.max(1));
         let pieces = panels.div_ceil(per_part);
         parts.extend(
             (0..pieces).map(|i| Part { panels: i * panels / pieces..(i + 1) * panels / pieces, tiles: tiles.clone() }),
@@ -46,8 +44,8 @@ pub(super) fn plan(threads: usize, w: &Weights, tiles: &[Tile]) -> Vec<Part> {
 }
 
 /// Products that a panel's share of the work is worth.
-fn cost(w: &Weights, rows: usize) -> usize {
-    w.cols * LANES * (rows + UNPACKING)
+fn cost(cols: usize, rows: usize) -> usize {
+    cols * LANES * (rows + UNPACKING)
 }
 
 /// Runs of tiles of one matrix with `most` rows or little more, and their rows.
@@ -68,13 +66,12 @@ fn runs(tiles: &[Tile], most: usize) -> impl Iterator<Item = (Range<usize>, usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Format;
     use crate::activation::cut;
 
     #[test]
     fn parts_cover_everything_once() {
         for (threads, rows, cols, counts) in [
-            (1, 576, 576, vec![1]),
+            (1, 576usize, 576, vec![1]),
             (2, 576, 576, vec![1]),
             (2, 200, 1536, vec![512]),
             (16, 16, 64, vec![4096]),
@@ -82,7 +79,6 @@ mod tests {
             (2, 1, 32, vec![1]),
             (2, 0, 32, vec![5]),
         ] {
-            let w = Weights { format: Format::Q4_0, rows, cols, bytes: &[] };
             let (mut tiles, mut first) = (Vec::new(), 0);
             for (matrix, count) in counts.iter().enumerate() {
                 cut(matrix, first, *count, 8, &mut tiles);
@@ -90,7 +86,7 @@ mod tests {
             }
             let panels = rows.div_ceil(LANES);
             let mut seen = vec![0; panels * tiles.len()];
-            let parts = plan(threads, &w, &tiles);
+            let parts = plan(threads, cols, panels, &tiles);
             for part in &parts {
                 assert!(part.tiles.clone().all(|tile| tiles[tile].matrix == tiles[part.tiles.start].matrix));
                 for panel in part.panels.clone() {

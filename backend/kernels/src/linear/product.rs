@@ -1,7 +1,6 @@
 //! A part of a product: panels are made once, and multiplied with tile after tile.
 
 use std::cell::RefCell;
-use std::mem::take;
 use std::ops::Range;
 
 use super::parts::Part;
@@ -9,9 +8,9 @@ use crate::Weights;
 use crate::activation::{IntTiles, Rows, Tile};
 use crate::blocks::Codes;
 use crate::cells::Cells;
-use crate::direct::{MOST, Row, direct};
-use crate::panel::{Columns, FLOAT_COLS, INT_COLS, Panel, PanelRows};
-use crate::simd::{self, Ahead, BLOCK, FloatTile, IntTile, LANES, Level, TILE};
+use crate::direct::direct;
+use crate::panel::{Columns, FLOAT_COLS, INT_COLS, Packed, Panel};
+use crate::simd::{self, BLOCK, FloatTile, IntRows, IntTile, LANES, Level, TILE};
 
 #[derive(Clone, Copy)]
 pub(super) enum Activations<'a> {
@@ -23,6 +22,8 @@ pub(super) enum Activations<'a> {
 pub(super) struct Product<'a> {
     pub level: Level,
     pub w: &'a Weights<'a>,
+    /// Of each row.
+    pub outputs: usize,
     pub bias: Option<&'a [f32]>,
     pub rows: &'a Rows<'a>,
     pub activations: Activations<'a>,
@@ -33,40 +34,41 @@ thread_local! {
     static PANEL: RefCell<Box<Panel>> = RefCell::new(Panel::new());
 }
 
-/// Where a panel and a tile meet.
+/// Where columns of a panel and a tile meet.
 #[derive(Clone, Copy)]
 struct Place<'a> {
-    rows: &'a PanelRows<'a>,
+    /// The first output of the panel, and how many it has.
+    first: usize,
+    outputs: usize,
     columns: Columns,
     tile: &'a Tile,
-    ahead: Ahead<'a>,
 }
 
 impl Product<'_> {
     pub fn compute(&self, part: &Part) {
-        let tiles = &self.rows.tiles[part.tiles.clone()];
+        let (w, tiles) = (self.w, &self.rows.tiles[part.tiles.clone()]);
         PANEL.with_borrow_mut(|room| {
             for panel in part.panels.clone() {
-                let rows = PanelRows::of(self.w, tiles[0].matrix, panel);
-                if let Activations::Ints(x, codes) = self.activations
-                    && codes.quarters
-                    && tiles.iter().all(|tile| tile.rows == 1)
-                {
-                    tiles.chunks(MOST).for_each(|tiles| self.direct(&rows, tiles, x, codes));
-                    continue;
-                }
-                let most = if matches!(self.activations, Activations::Ints(..)) { INT_COLS } else { FLOAT_COLS };
-                for columns in Columns::of(self.w.cols, most) {
-                    let mut ahead = match self.activations {
-                        Activations::Ints(..) => room.unpack(self.level, &rows, columns),
-                        Activations::Floats(_) => room.widen(self.level, &rows, columns),
-                    };
-                    for tile in tiles {
-                        // The first tile calls what comes next to the cache.
-                        let place = Place { rows: &rows, columns, tile, ahead: take(&mut ahead) };
-                        match self.activations {
-                            Activations::Ints(x, codes) => self.ints(room, place, x, codes),
-                            Activations::Floats(x) => self.floats(room, place, x),
+                let (matrix, inside) = (panel / w.panels(), panel % w.panels() * LANES);
+                let bytes = w.panel(tiles[0].matrix * w.panels() + panel);
+                let (first, outputs) = (matrix * w.rows + inside, LANES.min(w.rows - inside));
+                let place = |columns, tile| Place { first, outputs, columns, tile };
+                let packed = |columns| Packed { format: w.format, bytes, columns };
+                match self.activations {
+                    Activations::Ints(x, codes) if let [tile] = tiles => {
+                        let all = Columns { first: 0, count: w.cols };
+                        self.direct(bytes, place(all, tile), x, codes);
+                    }
+                    Activations::Ints(x, codes) => {
+                        for columns in Columns::of(w.cols, INT_COLS) {
+                            room.unpack(self.level, &packed(columns));
+                            tiles.iter().for_each(|tile| self.ints(room, place(columns, tile), x, codes));
+                        }
+                    }
+                    Activations::Floats(x) => {
+                        for columns in Columns::of(w.cols, FLOAT_COLS) {
+                            room.widen(self.level, &packed(columns));
+                            tiles.iter().for_each(|tile| self.floats(room, place(columns, tile), x));
                         }
                     }
                 }
@@ -74,45 +76,35 @@ impl Product<'_> {
         });
     }
 
-    fn direct(&self, rows: &PanelRows, tiles: &[Tile], x: &IntTiles, codes: Codes) {
-        let mut own = [Row::default(); MOST];
-        for (own, tile) in own.iter_mut().zip(tiles) {
-            let piece = |size: usize| tile.first * self.w.cols / size..(tile.first + 1) * self.w.cols / size;
-            *own = Row {
-                x: &x.bytes[piece(4)],
-                scale: &x.scale[piece(BLOCK)],
-                offset: &x.offset[piece(codes.group)],
-                sum: &x.sum[piece(codes.group)],
-            };
-        }
-        let mut y = [[0.0; LANES]; MOST];
-        let y = &mut y[..tiles.len()];
-        direct(self.level, rows, &own[..tiles.len()], y);
-        for (tile, y) in tiles.iter().zip(y) {
-            let columns = Columns { first: 0, count: self.w.cols };
-            let place = Place { rows, columns, tile, ahead: Ahead::default() };
-            self.sum(place, |acc| acc[0] = *y);
-        }
+    fn direct(&self, panel: &[u8], place: Place, x: &IntTiles, codes: Codes) {
+        let tile = self.quantised(place, x, codes);
+        self.sum(place, |acc| direct(self.level, self.w.format, panel, tile, acc));
     }
 
-    fn ints(&self, panel: &Panel, place: Place, x: &IntTiles, codes: Codes) {
-        let groups = place.columns.count / codes.group;
+    /// A tile's part of the quantised activations.
+    fn quantised<'a>(&self, place: Place, x: &'a IntTiles, codes: Codes) -> IntRows<'a> {
         // A tile's part of an array with an element per `size` columns.
         let piece = |size: usize| {
             let begin = (place.tile.first * self.w.cols + place.columns.first * place.tile.rows) / size;
             begin..begin + place.columns.count * place.tile.rows / size
         };
+        IntRows {
+            bytes: &x.bytes[piece(4)],
+            scale: &x.scale[piece(BLOCK)],
+            offset: &x.offset[piece(codes.group)],
+            sum: &x.sum[piece(codes.group)],
+        }
+    }
+
+    fn ints(&self, panel: &Panel, place: Place, x: &IntTiles, codes: Codes) {
+        let groups = place.columns.count / codes.group;
         let operands = IntTile {
             group: codes.group,
             largest: codes.largest,
             codes: &panel.codes[..place.columns.count / 4],
             scale: &panel.scale[..groups],
             min: codes.minimum.then_some(&panel.min[..groups]),
-            x: &x.bytes[piece(4)],
-            x_scale: &x.scale[piece(BLOCK)],
-            x_offset: &x.offset[piece(codes.group)],
-            x_sum: &x.sum[piece(codes.group)],
-            ahead: place.ahead,
+            x: self.quantised(place, x, codes),
         };
         self.sum(place, |acc| simd::int_tile(self.level, &operands, acc));
     }
@@ -122,7 +114,6 @@ impl Product<'_> {
         let operands = FloatTile {
             w: &panel.floats[..place.columns.count],
             x: &x[begin..begin + place.columns.count * place.tile.rows],
-            ahead: place.ahead,
         };
         self.sum(place, |acc| simd::float_tile(self.level, &operands, acc));
     }
@@ -145,7 +136,7 @@ impl Product<'_> {
             let y = unsafe { self.y.piece(self.outputs(place, n)) };
             copy(acc, y);
             if let Some(bias) = bias {
-                y.iter_mut().zip(&bias[place.rows.row..]).for_each(|(y, bias)| *y += bias);
+                y.iter_mut().zip(&bias[place.first..]).for_each(|(y, bias)| *y += bias);
             }
         }
     }
@@ -153,8 +144,8 @@ impl Product<'_> {
     /// Where the results of a panel for the `n`th row of a tile belong.
     #[inline(always)]
     fn outputs(&self, place: Place, n: usize) -> Range<usize> {
-        let start = self.rows.row(place.tile.first + n) * self.w.rows + place.rows.row;
-        start..start + place.rows.rows
+        let start = self.rows.row(place.tile.first + n) * self.outputs + place.first;
+        start..start + place.outputs
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Arithmetic, Cpu, Format, Level, Weights, dequantize, linear, linear_experts};
+use crate::{Arithmetic, Cpu, Format, Level, Line, Weights, dequantize, linear, linear_experts, pack};
 
 /// Numbers that look random and are the same every time.
 pub(crate) struct Random(u64);
@@ -65,11 +65,41 @@ impl Random {
     }
 }
 
+/// Matrices in both of their forms.
+pub(crate) struct Matrices {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    /// As in a file.
+    pub stored: Vec<u8>,
+    packed: Vec<Line>,
+}
+
+impl Matrices {
+    pub fn new(random: &mut Random, format: Format, [count, rows, cols]: [usize; 3]) -> Self {
+        let stored = random.weights(format, count * rows, cols);
+        let packed = pack(format, rows, cols, &stored);
+        Self { format, rows, cols, stored, packed }
+    }
+
+    pub fn weights(&self) -> Weights<'_> {
+        let Self { format, rows, cols, .. } = *self;
+        Weights { format, rows, cols, bytes: bytemuck::cast_slice(&self.packed) }
+    }
+
+    /// One of them.
+    fn one(&self, matrix: usize) -> Weights<'_> {
+        let size = self.packed.len() / self.weights().matrices().unwrap() * 64;
+        let w = self.weights();
+        Weights { bytes: &w.bytes[matrix * size..][..size], ..w }
+    }
+}
+
 pub(crate) fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-const FORMATS: [Format; 16] = {
+pub(crate) const FORMATS: [Format; 16] = {
     let mut formats = [Format::F8E4M3 { block: 24 }; 16];
     let mut i = 0;
     while i < 15 {
@@ -87,10 +117,9 @@ fn cols(random: &mut Random, format: Format) -> usize {
 }
 
 /// Products in f64, and the sums of their magnitudes.
-fn reference(x: &[f32], w: &Weights, expert: usize) -> Vec<(f64, f64)> {
+fn reference(x: &[f32], w: &Matrices) -> Vec<(f64, f64)> {
     let mut values = vec![0.0; w.rows * w.cols];
-    let matrix = w.rows * w.row_bytes();
-    dequantize(w.format, w.cols, &w.bytes[expert * matrix..][..matrix], &mut values);
+    dequantize(w.format, w.cols, &w.stored, &mut values);
     let row = |w: &[f32]| {
         let products = x.iter().zip(w).map(|(x, w)| f64::from(*x) * f64::from(*w));
         products.fold((0.0, 0.0), |(sum, size), product| (sum + product, size + product.abs()))
@@ -110,15 +139,14 @@ fn products_are_close_to_the_true_ones() {
     for format in FORMATS {
         for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
             let (rows, cols) = (random.below(70) + 1, cols(&mut random, format));
-            let bytes = random.weights(format, rows, cols);
-            let w = Weights { format, rows, cols, bytes: &bytes };
+            let w = Matrices::new(&mut random, format, [1, rows, cols]);
             let (x, bias) = (random.floats(cols), random.floats(rows));
             let mut y = vec![0.0; rows];
-            cpus[0].enter(|| linear(&x, &w, Some(&bias), arithmetic, &mut y));
+            cpus[0].enter(|| linear(&x, &w.weights(), Some(&bias), arithmetic, &mut y));
             let exact = arithmetic == Arithmetic::Exact || format.codes().is_none();
             // Bytes are off by half a step of 1/127 of the largest activation, which rarely add up.
             let tolerance = if exact { 1e-5 } else { 6e-3 };
-            for ((y, (ought, size)), bias) in y.iter().zip(reference(&x, &w, 0)).zip(&bias) {
+            for ((y, (ought, size)), bias) in y.iter().zip(reference(&x, &w)).zip(&bias) {
                 let off = (f64::from(*y) - ought - f64::from(*bias)).abs();
                 assert!(off <= tolerance * size + 1e-6, "{format} {arithmetic:?} {rows}x{cols}: {off} of {size}");
             }
@@ -133,18 +161,17 @@ fn rows_do_not_depend_on_their_company() {
     for format in FORMATS {
         for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
             let (rows, cols) = (random.below(150) + 1, cols(&mut random, format));
-            let bytes = random.weights(format, rows, cols);
-            let w = Weights { format, rows, cols, bytes: &bytes };
+            let w = Matrices::new(&mut random, format, [1, rows, cols]);
             let (x, bias) = (random.floats(64 * cols), random.floats(rows));
             let mut alone = vec![0.0; 64 * rows];
             for (x, y) in x.chunks_exact(cols).zip(alone.chunks_exact_mut(rows)) {
-                cpus[0].enter(|| linear(x, &w, Some(&bias), arithmetic, y));
+                cpus[0].enter(|| linear(x, &w.weights(), Some(&bias), arithmetic, y));
             }
             for n in [1, 2, 3, 5, 8, 17, 64] {
                 for cpu in &cpus {
                     let first = random.below(65 - n);
                     let mut y = vec![f32::NAN; n * rows];
-                    cpu.enter(|| linear(&x[first * cols..][..n * cols], &w, Some(&bias), arithmetic, &mut y));
+                    cpu.enter(|| linear(&x[first * cols..][..n * cols], &w.weights(), Some(&bias), arithmetic, &mut y));
                     let same = bits(&y) == bits(&alone[first * rows..][..n * rows]);
                     let (threads, level) = (cpu.pool.threads(), cpu.level());
                     assert!(same, "{format} {arithmetic:?} {rows}x{cols}, {n} rows, {threads} threads, {level:?}");
@@ -161,19 +188,24 @@ fn experts_are_products_of_their_own() {
     for format in FORMATS {
         for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
             let (rows, cols, n, experts) = (random.below(60) + 1, cols(&mut random, format), 23, 5);
-            let bytes = random.weights(format, rows * experts, cols);
-            let w = Weights { format, rows, cols, bytes: &bytes };
+            let w = Matrices::new(&mut random, format, [experts, rows, cols]);
             let x = random.floats(n * cols);
             let chosen: Vec<_> = (0..n).map(|_| random.below(experts) as i32).collect();
             let mut ought = vec![0.0; n * rows];
             for ((x, y), expert) in x.chunks_exact(cols).zip(ought.chunks_exact_mut(rows)).zip(&chosen) {
-                let bytes = &bytes[*expert as usize * rows * w.row_bytes()..][..rows * w.row_bytes()];
-                cpus[0].enter(|| linear(x, &Weights { bytes, ..w }, None, arithmetic, y));
+                cpus[0].enter(|| linear(x, &w.one(*expert as usize), None, arithmetic, y));
             }
             for cpu in &cpus {
                 let mut y = vec![f32::NAN; n * rows];
-                cpu.enter(|| linear_experts(&x, &w, &chosen, arithmetic, &mut y));
+                cpu.enter(|| linear_experts(&x, &w.weights(), &chosen, arithmetic, &mut y));
                 assert!(bits(&y) == bits(&ought), "{format} {arithmetic:?} {rows}x{cols} {:?}", cpu.level());
+                // All of them for each row, side by side.
+                let mut all = vec![f32::NAN; n * experts * rows];
+                cpu.enter(|| linear(&x, &w.weights(), None, arithmetic, &mut all));
+                for (i, expert) in chosen.iter().enumerate() {
+                    let y = &all[(i * experts + *expert as usize) * rows..][..rows];
+                    assert!(bits(y) == bits(&ought[i * rows..][..rows]), "{format} {arithmetic:?}, side by side");
+                }
             }
         }
     }
@@ -181,8 +213,8 @@ fn experts_are_products_of_their_own() {
 
 #[test]
 fn nothing_times_something_is_nothing() {
-    let bytes = Random::new(4).weights(Format::Q4_0, 3, 64);
-    let w = Weights { format: Format::Q4_0, rows: 3, cols: 64, bytes: &bytes };
+    let w = Matrices::new(&mut Random::new(4), Format::Q4_0, [1, 3, 64]);
+    let w = w.weights();
     linear(&[], &w, None, Arithmetic::Fast, &mut []);
     linear_experts(&[], &w, &[], Arithmetic::Exact, &mut []);
     linear(&[0.0; 128], &Weights { rows: 0, bytes: &[], ..w }, None, Arithmetic::Fast, &mut []);
@@ -193,8 +225,8 @@ fn nothing_times_something_is_nothing() {
 
 #[test]
 fn numbers_that_are_none_are_seen() {
-    let bytes = Random::new(5).weights(Format::Q8_0, 20, 64);
-    let w = Weights { format: Format::Q8_0, rows: 20, cols: 64, bytes: &bytes };
+    let w = Matrices::new(&mut Random::new(5), Format::Q8_0, [1, 20, 64]);
+    let w = w.weights();
     for arithmetic in [Arithmetic::Exact, Arithmetic::Fast] {
         for wrong in [f32::NAN, f32::INFINITY] {
             let mut x = vec![0.5; 3 * 64];

@@ -7,11 +7,11 @@ use std::arch::x86_64::*;
 
 use super::portable::Portable;
 use super::{
-    Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, by_rows, steps,
+    BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, by_rows, steps,
 };
 use lanes::Halves;
 
-pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 6, direct: 2 };
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 6 };
 
 pub(crate) struct Avx2;
 
@@ -24,11 +24,13 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx2 {
     type Lanes = Halves;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) {
+    const ROWS: usize = 4;
+
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         // SAFETY: code for `Avx2` is reached through `enter` alone.
-        let done = unsafe { fours(rows, at, columns, ahead) };
+        let done = unsafe { fours(rows, at, columns) };
         if done < columns.len() {
-            Portable::columns(rows, at + done * 4, &mut columns[done..], ahead);
+            Portable::columns(rows, at + done * 4, &mut columns[done..]);
         }
     }
 
@@ -80,14 +82,13 @@ pub(super) fn quantise(x: &[f32; BLOCK]) -> Quantised {
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx2")]
-fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) -> usize {
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
     let (starts, words) = rows.from(at);
     let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
     for first in (0..whole).step_by(4) {
-        ahead.call(2);
         let column = first.min(whole - 4);
         for side in [0, 8] {
             let mut words = [_mm256_setzero_si256(); 4];
@@ -145,10 +146,7 @@ pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
 #[target_feature(enable = "avx2,fma")]
 fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let ones = _mm256_set1_epi16(1);
-    let mut ahead = tile.ahead;
-    let lines = ahead.per_step(tile.scale.len());
     for group in 0..tile.scale.len() {
-        ahead.call(lines);
         for first in (0..N).step_by(2) {
             let rows = if first + 1 < N { 2 } else { 1 };
             let mut dots = [[_mm256_setzero_si256(); 2]; 2];
@@ -174,7 +172,7 @@ fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &In
                 }
             }
             for row in 0..rows {
-                let offset = _mm256_set1_epi32(tile.x_offset[group * N + first + row]);
+                let offset = _mm256_set1_epi32(tile.x.offset[group * N + first + row]);
                 let dots = [_mm256_add_epi32(dots[row][0], offset), _mm256_add_epi32(dots[row][1], offset)];
                 // SAFETY: the group is one of the tile's, and so is the row.
                 unsafe { accumulate::<WORDS, N>(tile, group, first + row, dots, &mut acc[first + row]) };
@@ -188,10 +186,7 @@ fn unsigned_tile<const FIT: usize, const WORDS: usize, const N: usize>(tile: &In
 #[target_feature(enable = "avx2,fma")]
 fn signed_tile<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f32; LANES]; N]) {
     let (ones, flip) = (_mm256_set1_epi16(1), _mm256_set1_epi8(-128));
-    let mut ahead = tile.ahead;
-    let lines = ahead.per_step(tile.scale.len());
     for group in 0..tile.scale.len() {
-        ahead.call(lines);
         for first in (0..N).step_by(2) {
             let rows = if first + 1 < N { 2 } else { 1 };
             let mut dots = [[_mm256_setzero_si256(); 2]; 2];
@@ -239,7 +234,7 @@ unsafe fn codes(tile: &IntTile, word: usize) -> [__m256i; 2] {
 #[inline]
 unsafe fn activations(tile: &IntTile, at: usize) -> __m256i {
     // SAFETY: as promised.
-    _mm256_set1_epi32(unsafe { tile.x.as_ptr().add(at).cast::<i32>().read_unaligned() })
+    _mm256_set1_epi32(unsafe { tile.x.bytes.as_ptr().add(at).cast::<i32>().read_unaligned() })
 }
 
 /// Scales a group's sums of products with a row of activations and adds them.
@@ -257,7 +252,7 @@ unsafe fn accumulate<const WORDS: usize, const N: usize>(
 ) {
     // SAFETY: as promised.
     let (scale, x_scale) =
-        unsafe { (sides(tile.scale.get_unchecked(group)), *tile.x_scale.get_unchecked(group * WORDS / 8 * N + row)) };
+        unsafe { (sides(tile.scale.get_unchecked(group)), *tile.x.scale.get_unchecked(group * WORDS / 8 * N + row)) };
     let x_scale = _mm256_set1_ps(x_scale);
     let mut sums = sides(acc);
     for side in 0..2 {
@@ -265,7 +260,7 @@ unsafe fn accumulate<const WORDS: usize, const N: usize>(
     }
     if let Some(min) = tile.min {
         // SAFETY: as promised.
-        let (min, x_sum) = unsafe { (sides(min.get_unchecked(group)), *tile.x_sum.get_unchecked(group * N + row)) };
+        let (min, x_sum) = unsafe { (sides(min.get_unchecked(group)), *tile.x.sum.get_unchecked(group * N + row)) };
         let x_sum = _mm256_set1_ps(x_sum);
         for side in 0..2 {
             sums[side] = _mm256_fmadd_ps(min[side], x_sum, sums[side]);
@@ -308,8 +303,7 @@ const fn chains(rows: usize) -> usize {
 
 #[target_feature(enable = "avx2,fma")]
 fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
-    let FloatTile { mut w, mut x, mut ahead } = *tile;
-    let lines = ahead.per_step(w.len().div_ceil(CHAINS));
+    let FloatTile { mut w, mut x } = *tile;
     while !w.is_empty() {
         let many = w.len() >= CHAINS * CHAIN;
         let columns = if many { CHAINS * CHAIN } else { w.len().min(CHAIN) };
@@ -317,9 +311,9 @@ fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mu
         // SAFETY: there are as many chains, or a part of one, and an activation of each row for each column.
         unsafe {
             if many {
-                add_chains::<N, CHAINS>(now.0, later.0, &mut ahead, lines, acc);
+                add_chains::<N, CHAINS>(now.0, later.0, acc);
             } else {
-                add_chains::<N, 1>(now.0, later.0, &mut ahead, lines, acc);
+                add_chains::<N, 1>(now.0, later.0, acc);
             }
         }
         (w, x) = (now.1, later.1);
@@ -333,13 +327,10 @@ fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mu
 unsafe fn add_chains<const N: usize, const CHAINS: usize>(
     w: &[[f32; LANES]],
     x: &[f32],
-    ahead: &mut Ahead,
-    lines: usize,
     acc: &mut [[f32; LANES]; N],
 ) {
     let mut sums = [[[_mm256_setzero_ps(); 2]; N]; CHAINS];
     for k in 0..w.len() / CHAINS {
-        ahead.call(lines);
         for chain in 0..CHAINS {
             let at = chain * CHAIN + k;
             // SAFETY: as promised.

@@ -7,11 +7,11 @@ use std::arch::x86_64::*;
 
 use super::portable::Portable;
 use super::{
-    Ahead, BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows,
+    BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows,
 };
 use lanes::Whole;
 
-pub(super) const MOST_ROWS: MostRows = MostRows { ints: 8, floats: 8, direct: 4 };
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: 8, floats: 8 };
 
 pub(crate) struct Avx512;
 
@@ -24,11 +24,13 @@ pub(super) fn enter<W: Work>(work: W) -> W::Out {
 impl Simd for Avx512 {
     type Lanes = Whole;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) {
+    const ROWS: usize = 8;
+
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         // SAFETY: code for `Avx512` is reached through `enter` alone.
-        let done = unsafe { fours(rows, at, columns, ahead) };
+        let done = unsafe { fours(rows, at, columns) };
         if done < columns.len() {
-            Portable::columns(rows, at + done * 4, &mut columns[done..], ahead);
+            Portable::columns(rows, at + done * 4, &mut columns[done..]);
         }
     }
 
@@ -41,14 +43,13 @@ impl Simd for Avx512 {
 
 /// Writes columns of words four by four, and returns how many. The last four may be some that are written already.
 #[target_feature(enable = "avx512f")]
-fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead) -> usize {
+fn fours(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) -> usize {
     let (starts, words) = rows.from(at);
     let whole = words.min(columns.len());
     if whole < 4 {
         return 0;
     }
     for first in (0..whole).step_by(4) {
-        ahead.call(2);
         let column = first.min(whole - 4);
         let mut words = [_mm512_setzero_si512(); 4];
         for i in 0..4 {
@@ -93,18 +94,15 @@ fn int_tile_of<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f
     for n in 0..N {
         sums[n] = load(&acc[n]);
     }
-    let mut ahead = tile.ahead;
-    let lines = ahead.per_step(tile.scale.len());
     for (group, scale) in tile.scale.iter().enumerate() {
-        ahead.call(lines);
         // SAFETY: `IntTile::check` has seen to it that each array has so many elements for each group.
         unsafe {
             let codes = tile.codes.as_ptr().add(group * WORDS).cast::<__m512i>();
-            let x = tile.x.as_ptr().add(group * WORDS * N).cast::<i32>();
-            let x_scale = tile.x_scale.as_ptr().add(group * WORDS / 8 * N);
+            let x = tile.x.bytes.as_ptr().add(group * WORDS * N).cast::<i32>();
+            let x_scale = tile.x.scale.as_ptr().add(group * WORDS / 8 * N);
             let mut dots = [_mm512_setzero_si512(); N];
             for n in 0..N {
-                dots[n] = _mm512_set1_epi32(*tile.x_offset.get_unchecked(group * N + n));
+                dots[n] = _mm512_set1_epi32(*tile.x.offset.get_unchecked(group * N + n));
             }
             for word in 0..WORDS {
                 let w = _mm512_loadu_si512(codes.add(word));
@@ -121,7 +119,7 @@ fn int_tile_of<const WORDS: usize, const N: usize>(tile: &IntTile, acc: &mut [[f
             if let Some(min) = tile.min {
                 let min = load(min.get_unchecked(group));
                 for n in 0..N {
-                    let x_sum = _mm512_set1_ps(*tile.x_sum.get_unchecked(group * N + n));
+                    let x_sum = _mm512_set1_ps(*tile.x.sum.get_unchecked(group * N + n));
                     sums[n] = _mm512_fmadd_ps(min, x_sum, sums[n]);
                 }
             }
@@ -163,8 +161,7 @@ const fn chains(rows: usize) -> usize {
 
 #[target_feature(enable = "avx512f")]
 fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mut [[f32; LANES]; N]) {
-    let FloatTile { mut w, mut x, mut ahead } = *tile;
-    let lines = ahead.per_step(w.len().div_ceil(CHAINS));
+    let FloatTile { mut w, mut x } = *tile;
     while !w.is_empty() {
         let many = w.len() >= CHAINS * CHAIN;
         let columns = if many { CHAINS * CHAIN } else { w.len().min(CHAIN) };
@@ -172,9 +169,9 @@ fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mu
         // SAFETY: there are as many chains, or a part of one, and an activation of each row for each column.
         unsafe {
             if many {
-                add_chains::<N, CHAINS>(now.0, later.0, &mut ahead, lines, acc);
+                add_chains::<N, CHAINS>(now.0, later.0, acc);
             } else {
-                add_chains::<N, 1>(now.0, later.0, &mut ahead, lines, acc);
+                add_chains::<N, 1>(now.0, later.0, acc);
             }
         }
         (w, x) = (now.1, later.1);
@@ -188,13 +185,10 @@ fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mu
 unsafe fn add_chains<const N: usize, const CHAINS: usize>(
     w: &[[f32; LANES]],
     x: &[f32],
-    ahead: &mut Ahead,
-    lines: usize,
     acc: &mut [[f32; LANES]; N],
 ) {
     let mut sums = [[_mm512_setzero_ps(); N]; CHAINS];
     for k in 0..w.len() / CHAINS {
-        ahead.call(lines);
         for chain in 0..CHAINS {
             let at = chain * CHAIN + k;
             // SAFETY: as promised.

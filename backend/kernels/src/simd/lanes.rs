@@ -6,6 +6,12 @@ use super::LANES;
 pub(crate) trait Lanes: Copy {
     fn load(words: &[u32; LANES]) -> Self;
     fn store(self, words: &mut [u32; LANES]);
+    /// Little-endian words.
+    fn words(bytes: &[u8; 4 * LANES]) -> Self;
+    /// Little-endian halves of words, whose other halves are zero.
+    fn lower(bytes: &[u8; 2 * LANES]) -> Self;
+    /// A byte for each lane.
+    fn bytes(bytes: &[u8; LANES]) -> Self;
     fn splat(word: u32) -> Self;
 
     fn and(self, other: Self) -> Self;
@@ -30,28 +36,12 @@ pub(crate) trait Lanes: Copy {
     /// `self * factor + other`, rounded once.
     fn fused(self, factor: Self, other: Self) -> Self;
 
-    /// Four activations of a quarter in each lane of a quad; see [`Lanes::quad`].
-    fn quarter(x: &[[i8; 4]; 4]) -> Self;
     /// Adds the products of unsigned codes and activations, byte by byte, to each lane.
     fn dot(self, codes: Self, x: Self) -> Self;
     /// The same for codes beyond 127.
     fn dot_wide(self, codes: Self, x: Self) -> Self;
     /// Whether [`Lanes::dot_wide`] takes 128 from each code.
     const WIDE_IS_SIGNED: bool;
-    /// The sum of the four lanes that each row has in four quads, in the row's own lane.
-    fn gather_quads(quads: [Self; 4]) -> Self;
-
-    /// The word `at` bytes behind each place.
-    ///
-    /// # Safety
-    /// There are four bytes at each.
-    unsafe fn words_at(places: &[*const u8; LANES], at: usize) -> Self;
-    /// The sixteen bytes `at` bytes behind the places of rows `first`, `first + 4`, `first + 8` and `first + 12`, which
-    /// take four lanes each: four such quads are sixteen bytes of sixteen rows.
-    ///
-    /// # Safety
-    /// There are sixteen bytes at each.
-    unsafe fn quad(places: &[*const u8; LANES], first: usize, at: usize) -> Self;
 }
 
 /// In plain Rust.
@@ -84,6 +74,18 @@ impl Lanes for Words {
 
     fn store(self, words: &mut [u32; LANES]) {
         *words = self.0;
+    }
+
+    fn words(bytes: &[u8; 4 * LANES]) -> Self {
+        Self(std::array::from_fn(|lane| u32::from_le_bytes(bytes.as_chunks().0[lane])))
+    }
+
+    fn lower(bytes: &[u8; 2 * LANES]) -> Self {
+        Self(std::array::from_fn(|lane| u16::from_le_bytes(bytes.as_chunks().0[lane]).into()))
+    }
+
+    fn bytes(bytes: &[u8; LANES]) -> Self {
+        Self(bytes.map(u32::from))
     }
 
     fn splat(word: u32) -> Self {
@@ -155,10 +157,6 @@ impl Lanes for Words {
         out
     }
 
-    fn quarter(x: &[[i8; 4]; 4]) -> Self {
-        Self(std::array::from_fn(|lane| u32::from_le_bytes(x[lane % 4].map(i8::cast_unsigned))))
-    }
-
     fn dot(mut self, codes: Self, x: Self) -> Self {
         for lane in 0..LANES {
             let (codes, x) = (codes.0[lane].to_le_bytes(), x.0[lane].to_le_bytes());
@@ -173,27 +171,6 @@ impl Lanes for Words {
     }
 
     const WIDE_IS_SIGNED: bool = false;
-
-    fn gather_quads(quads: [Self; 4]) -> Self {
-        Self(std::array::from_fn(|row| {
-            let lanes = &quads[row % 4].0[row / 4 * 4..][..4];
-            lanes.iter().fold(0u32, |sum, lane| sum.wrapping_add(*lane))
-        }))
-    }
-
-    unsafe fn words_at(places: &[*const u8; LANES], at: usize) -> Self {
-        // SAFETY: as promised.
-        Self(places.map(|place| u32::from_le(unsafe { place.add(at).cast::<u32>().read_unaligned() })))
-    }
-
-    unsafe fn quad(places: &[*const u8; LANES], first: usize, at: usize) -> Self {
-        let mut words = [0; LANES];
-        for (row, words) in words.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-            // SAFETY: as promised.
-            *words = unsafe { places[first + row * 4].add(at).cast::<[u32; 4]>().read_unaligned() }.map(u32::from_le);
-        }
-        Self(words)
-    }
 }
 
 /// IEEE 754 binary16, without a branch.

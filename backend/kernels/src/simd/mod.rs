@@ -97,9 +97,12 @@ fn checked(level: Level) -> Level {
 pub(crate) trait Simd {
     type Lanes: Lanes;
 
+    /// Rows of activations that are multiplied side by side at most, 8 or 4.
+    const ROWS: usize;
+
     /// Words from byte `at` of sixteen rows, one of each row side by side: as many columns as there are. Of the last
-    /// word there may be some bytes only; the others become zero. Half as many lines are called from `ahead`.
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], ahead: &mut Ahead);
+    /// word there may be some bytes only; the others become zero.
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]);
 
     /// The block in steps of a 127th of the largest magnitude, to the nearest, halves to even.
     fn quantise(x: &[f32; BLOCK]) -> Quantised;
@@ -148,41 +151,11 @@ impl Rows<'_> {
     }
 }
 
-/// Bytes that are read soon. They are called to the cache a few lines at a time, between other work: a processor
-/// keeps track of a dozen lines at once, and stands still when it is asked for more.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Ahead<'a>(pub &'a [u8]);
-
-impl Ahead<'_> {
-    /// Calls the next lines, `count` at most.
-    #[inline(always)]
-    pub fn call(&mut self, count: usize) {
-        for _ in 0..count {
-            let Some(first) = self.0.first() else { return };
-            #[cfg(target_arch = "x86_64")]
-            {
-                use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-                // SAFETY: it changes nothing but what the cache holds.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(std::ptr::from_ref(first).cast()) };
-            }
-            self.0 = self.0.get(64..).unwrap_or_default();
-        }
-    }
-
-    /// How many lines to call at each of `steps`.
-    #[inline(always)]
-    pub fn per_step(&self, steps: usize) -> usize {
-        self.0.len().div_ceil(64 * steps.max(1))
-    }
-}
-
 /// How many rows of activations go together at most.
 pub(crate) struct MostRows {
     /// Side by side in a tile of integers, or of floats.
     pub ints: usize,
     pub floats: usize,
-    /// With codes that are multiplied as they are unpacked. With more, making a panel pays.
-    pub direct: usize,
 }
 
 pub(crate) fn most_rows(level: Level) -> MostRows {
@@ -198,8 +171,20 @@ pub(crate) fn most_rows(level: Level) -> MostRows {
 /// Room for any tile.
 pub(crate) const TILE: usize = 8;
 
-/// Codes of a panel, a tile of quantised activations, and what turns their product into numbers. `n` activations stand
-/// side by side in the tile.
+/// A tile of quantised activations; its `n` rows stand side by side.
+#[derive(Clone, Copy)]
+pub(crate) struct IntRows<'a> {
+    /// `[cols / 4][n]`
+    pub bytes: &'a [[i8; 4]],
+    /// `[cols / 32][n]`
+    pub scale: &'a [f32],
+    /// What the offset of the codes adds to a product, negated: `[cols / group][n]`, as `sum`.
+    pub offset: &'a [i32],
+    /// Sums of the activations of a group.
+    pub sum: &'a [f32],
+}
+
+/// Codes of a panel, a tile of quantised activations, and what turns their product into numbers.
 #[derive(Clone, Copy)]
 pub(crate) struct IntTile<'a> {
     /// Columns that share a scale: 16 or 32.
@@ -212,16 +197,7 @@ pub(crate) struct IntTile<'a> {
     pub scale: &'a [[f32; LANES]],
     /// As `scale`; none if the format has no minima.
     pub min: Option<&'a [[f32; LANES]]>,
-    /// `[cols / 4][n]`
-    pub x: &'a [[i8; 4]],
-    /// `[cols / 32][n]`
-    pub x_scale: &'a [f32],
-    /// What the offset of the codes adds to a product, negated: `[cols / group][n]`, as `x_sum`.
-    pub x_offset: &'a [i32],
-    /// Sums of the activations of a group.
-    pub x_sum: &'a [f32],
-    /// Called to the cache meanwhile.
-    pub ahead: Ahead<'a>,
+    pub x: IntRows<'a>,
 }
 
 impl IntTile<'_> {
@@ -230,15 +206,15 @@ impl IntTile<'_> {
         let groups = self.scale.len();
         assert!(self.group == 16 || self.group == 32, "groups of {}", self.group);
         assert_eq!(self.codes.len() * 4, groups * self.group);
-        assert_eq!(self.x.len(), self.codes.len() * n);
-        assert_eq!(self.x_scale.len() * 32, groups * self.group * n);
-        assert_eq!((self.x_offset.len(), self.x_sum.len()), (groups * n, groups * n));
+        assert_eq!(self.x.bytes.len(), self.codes.len() * n);
+        assert_eq!(self.x.scale.len() * 32, groups * self.group * n);
+        assert_eq!((self.x.offset.len(), self.x.sum.len()), (groups * n, groups * n));
         assert!(self.min.is_none_or(|min| min.len() == groups));
     }
 }
 
 /// Adds products to `acc`, `[n][LANES]`. For each lane and activation, group after group:
-/// `acc = fma(dot, scale * x_scale, acc)`, then, where there are minima, `acc = fma(min, x_sum, acc)`.
+/// `acc = fma(dot, scale * x.scale, acc)`, then, where there are minima, `acc = fma(min, x.sum, acc)`.
 pub(crate) fn int_tile(level: Level, tile: &IntTile, acc: &mut [[f32; LANES]]) {
     tile.check(acc.len());
     match checked(level) {
@@ -259,8 +235,6 @@ pub(crate) struct FloatTile<'a> {
     pub w: &'a [[f32; LANES]],
     /// `[k][n]`
     pub x: &'a [f32],
-    /// Called to the cache meanwhile.
-    pub ahead: Ahead<'a>,
 }
 
 /// Adds `w` times `x` to `acc`, `[n][LANES]`. The products of each [`CHAIN`] of `k` are summed up from zero, in order
@@ -308,4 +282,4 @@ macro_rules! by_rows {
         }
     };
 }
-use by_rows;
+pub(crate) use by_rows;

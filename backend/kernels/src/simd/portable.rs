@@ -1,16 +1,18 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
 use super::lanes::Words;
-use super::{Ahead, BLOCK, CHAIN, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, steps};
+use super::{BLOCK, CHAIN, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, steps};
 
-pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 4, direct: 1 };
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 4 };
 
 pub(crate) struct Portable;
 
 impl Simd for Portable {
     type Lanes = Words;
 
-    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]], _: &mut Ahead) {
+    const ROWS: usize = 4;
+
+    fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         for (lane, row) in rows.lanes.iter().enumerate() {
             let (words, rest) = row[at..].as_chunks();
             for (column, word) in columns.iter_mut().zip(words) {
@@ -46,21 +48,21 @@ pub(super) fn int_tile(tile: &IntTile, acc: &mut [[f32; LANES]]) {
     let (rows, words) = (acc.len(), tile.group / 4);
     for (group, scale) in tile.scale.iter().enumerate() {
         for (n, acc) in acc.iter_mut().enumerate() {
-            let mut dot = [tile.x_offset[group * rows + n]; LANES];
+            let mut dot = [tile.x.offset[group * rows + n]; LANES];
             for word in group * words..(group + 1) * words {
-                let x = tile.x[word * rows + n].map(i32::from);
+                let x = tile.x.bytes[word * rows + n].map(i32::from);
                 for (dot, codes) in dot.iter_mut().zip(&tile.codes[word]) {
                     let codes = codes.to_le_bytes().map(i32::from);
                     *dot += codes[0] * x[0] + codes[1] * x[1] + codes[2] * x[2] + codes[3] * x[3];
                 }
             }
-            let x_scale = tile.x_scale[group * tile.group / 32 * rows + n];
+            let x_scale = tile.x.scale[group * tile.group / 32 * rows + n];
             for ((acc, dot), scale) in acc.iter_mut().zip(dot).zip(scale) {
                 *acc = (dot as f32).mul_add(scale * x_scale, *acc);
             }
             if let Some(min) = tile.min {
                 for (acc, min) in acc.iter_mut().zip(&min[group]) {
-                    *acc = min.mul_add(tile.x_sum[group * rows + n], *acc);
+                    *acc = min.mul_add(tile.x.sum[group * rows + n], *acc);
                 }
             }
         }

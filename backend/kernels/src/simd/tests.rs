@@ -1,6 +1,6 @@
 //! Instruction sets against each other where sums of products do not reach: quantised blocks, lanes, columns.
 
-use super::{Ahead, BLOCK, LANES, Lanes, Level, Quantised, Rows, Simd, Work, run};
+use super::{BLOCK, LANES, Lanes, Level, Quantised, Rows, Simd, Work, run};
 use crate::linear::tests::Random;
 
 fn levels() -> impl Iterator<Item = Level> {
@@ -71,6 +71,7 @@ impl Work for Everything<'_> {
         let (a, b) = (S::Lanes::load(&self.0[0]), S::Lanes::load(&self.0[1]));
         let low = a.and(S::Lanes::splat(0x0f0f_0f0f));
         let (x, y) = (low.float(), b.and(S::Lanes::splat(0x7fff)).float());
+        let bytes: &[u8; 4 * LANES] = bytemuck::cast_ref(&self.0[0]);
         let results = [
             a.half(),
             a.and(b),
@@ -90,6 +91,11 @@ impl Work for Everything<'_> {
             x.mul_float(y),
             x.add_float(y),
             x.sub_float(y),
+            S::Lanes::words(bytes),
+            S::Lanes::lower(bytes.first_chunk().unwrap()),
+            S::Lanes::bytes(bytes.last_chunk().unwrap()),
+            a.dot(low, b),
+            x.fused(y, x),
         ];
         let mut out = vec![[0; LANES]; results.len()];
         out.iter_mut().zip(results).for_each(|(out, result)| result.store(out));
@@ -132,7 +138,7 @@ impl Work for Columns<'_> {
     #[inline(always)]
     fn run<S: Simd>(self) -> Self::Out {
         let mut columns = vec![[u32::MAX; LANES]; self.2];
-        S::columns(&self.0, self.1, &mut columns, &mut Ahead(self.0.lanes[3]));
+        S::columns(&self.0, self.1, &mut columns);
         columns
     }
 }

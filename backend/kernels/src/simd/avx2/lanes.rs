@@ -59,6 +59,37 @@ impl Lanes for Halves {
     }
 
     #[inline(always)]
+    fn words(bytes: &[u8; 4 * LANES]) -> Self {
+        let start = bytes.as_ptr();
+        // SAFETY: code with `Halves` runs where the instructions are; eight of sixteen words, and the other eight.
+        unsafe { Self(_mm256_loadu_si256(start.cast()), _mm256_loadu_si256(start.add(32).cast())) }
+    }
+
+    #[inline(always)]
+    fn lower(bytes: &[u8; 2 * LANES]) -> Self {
+        let start = bytes.as_ptr();
+        // SAFETY: code with `Halves` runs where the instructions are; eight of sixteen halves, and the other eight.
+        unsafe {
+            Self(
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(start.cast())),
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(start.add(16).cast())),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn bytes(bytes: &[u8; LANES]) -> Self {
+        let start = bytes.as_ptr();
+        // SAFETY: code with `Halves` runs where the instructions are; eight of sixteen bytes, and the other eight.
+        unsafe {
+            Self(
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(start.cast())),
+                _mm256_cvtepu8_epi32(_mm_loadl_epi64(start.add(8).cast())),
+            )
+        }
+    }
+
+    #[inline(always)]
     fn splat(word: u32) -> Self {
         // SAFETY: code with `Halves` runs where the instructions are.
         let word = unsafe { _mm256_set1_epi32(word.cast_signed()) };
@@ -160,13 +191,6 @@ impl Lanes for Halves {
     }
 
     #[inline(always)]
-    fn quarter(x: &[[i8; 4]; 4]) -> Self {
-        // SAFETY: code with `Halves` runs where the instructions are; sixteen bytes.
-        let x = unsafe { _mm256_broadcastsi128_si256(_mm_loadu_si128(x.as_ptr().cast())) };
-        Self(x, x)
-    }
-
-    #[inline(always)]
     fn dot(self, codes: Self, x: Self) -> Self {
         // SAFETY: the instructions are there.
         unsafe {
@@ -191,34 +215,4 @@ impl Lanes for Halves {
     }
 
     const WIDE_IS_SIGNED: bool = true;
-
-    #[inline(always)]
-    fn gather_quads(quads: [Self; 4]) -> Self {
-        // SAFETY: the instructions are there.
-        unsafe {
-            let pair = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-            let four = |a, b| _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b));
-            let [a, b, c, d] = quads;
-            Self(four(pair(a.0, b.0), pair(c.0, d.0)), four(pair(a.1, b.1), pair(c.1, d.1)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn words_at(places: &[*const u8; LANES], at: usize) -> Self {
-        // SAFETY: as promised.
-        unsafe {
-            let word = |lane: usize| places[lane].add(at).cast::<i32>().read_unaligned();
-            let four = |lane| _mm_setr_epi32(word(lane), word(lane + 1), word(lane + 2), word(lane + 3));
-            Self(_mm256_set_m128i(four(4), four(0)), _mm256_set_m128i(four(12), four(8)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn quad(places: &[*const u8; LANES], first: usize, at: usize) -> Self {
-        // SAFETY: as promised.
-        unsafe {
-            let four = |row: usize| _mm_loadu_si128(places[first + row].add(at).cast());
-            Self(_mm256_set_m128i(four(4), four(0)), _mm256_set_m128i(four(12), four(8)))
-        }
-    }
 }

@@ -32,6 +32,24 @@ impl Lanes for Whole {
     }
 
     #[inline(always)]
+    fn words(bytes: &[u8; 4 * LANES]) -> Self {
+        // SAFETY: code with `Whole` runs where the instructions are; sixteen words.
+        Self(unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) })
+    }
+
+    #[inline(always)]
+    fn lower(bytes: &[u8; 2 * LANES]) -> Self {
+        // SAFETY: code with `Whole` runs where the instructions are; sixteen halves.
+        Self(unsafe { _mm512_cvtepu16_epi32(_mm256_loadu_si256(bytes.as_ptr().cast())) })
+    }
+
+    #[inline(always)]
+    fn bytes(bytes: &[u8; LANES]) -> Self {
+        // SAFETY: code with `Whole` runs where the instructions are; sixteen bytes.
+        Self(unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast())) })
+    }
+
+    #[inline(always)]
     fn splat(word: u32) -> Self {
         // SAFETY: code with `Whole` runs where the instructions are.
         Self(unsafe { _mm512_set1_epi32(word.cast_signed()) })
@@ -117,12 +135,6 @@ impl Lanes for Whole {
     }
 
     #[inline(always)]
-    fn quarter(x: &[[i8; 4]; 4]) -> Self {
-        // SAFETY: code with `Whole` runs where the instructions are; sixteen bytes.
-        Self(unsafe { _mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast())) })
-    }
-
-    #[inline(always)]
     fn dot(self, codes: Self, x: Self) -> Self {
         whole!(_mm512_dpbusd_epi32(self.0, codes.0, x.0))
     }
@@ -133,39 +145,4 @@ impl Lanes for Whole {
     }
 
     const WIDE_IS_SIGNED: bool = false;
-
-    #[inline(always)]
-    fn gather_quads(quads: [Self; 4]) -> Self {
-        // SAFETY: the instructions are there.
-        unsafe {
-            let pair = |a, b| _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-            let [a, b, c, d] = quads;
-            let (first, second) = (pair(a.0, b.0), pair(c.0, d.0));
-            Self(_mm512_add_epi32(_mm512_unpacklo_epi64(first, second), _mm512_unpackhi_epi64(first, second)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn words_at(places: &[*const u8; LANES], at: usize) -> Self {
-        // SAFETY: as promised.
-        unsafe {
-            let word = |lane: usize| places[lane].add(at).cast::<i32>().read_unaligned();
-            let four = |lane| _mm_setr_epi32(word(lane), word(lane + 1), word(lane + 2), word(lane + 3));
-            let low = _mm256_set_m128i(four(4), four(0));
-            let high = _mm256_set_m128i(four(12), four(8));
-            Self(_mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn quad(places: &[*const u8; LANES], first: usize, at: usize) -> Self {
-        // SAFETY: as promised.
-        unsafe {
-            let four = |row: usize| _mm_loadu_si128(places[first + row].add(at).cast());
-            let quad = _mm512_castsi128_si512(four(0));
-            let quad = _mm512_mask_broadcast_i32x4(quad, 0x00f0, four(4));
-            let quad = _mm512_mask_broadcast_i32x4(quad, 0x0f00, four(8));
-            Self(_mm512_mask_broadcast_i32x4(quad, 0xf000, four(12)))
-        }
-    }
 }
