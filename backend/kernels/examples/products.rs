@@ -9,8 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use littoral_kernels::{
-    Arithmetic, AttentionShape, Cpu, Format, Level, Line, Segment, Store, Weights, attention, linear, pack, rms_norm,
-    swiglu,
+    Arithmetic, AttentionShape, Cpu, Format, Level, Segment, Store, Weights, attention, linear, pack, rms_norm, swiglu,
 };
 
 const LAYERS: usize = 30;
@@ -24,7 +23,7 @@ struct Matrix {
     format: Format,
     rows: usize,
     cols: usize,
-    packed: Vec<Line>,
+    packed: Vec<u8>,
 }
 
 impl Matrix {
@@ -37,7 +36,7 @@ impl Matrix {
     }
 
     fn weights(&self) -> Weights<'_> {
-        Weights { format: self.format, rows: self.rows, cols: self.cols, bytes: bytemuck::cast_slice(&self.packed) }
+        Weights { format: self.format, rows: self.rows, cols: self.cols, bytes: &self.packed }
     }
 }
 
@@ -64,9 +63,9 @@ impl Model {
     }
 
     fn size(&self) -> (usize, usize, usize) {
-        let bytes: usize = self.layers.iter().map(|matrix| matrix.packed.len() * size_of::<Line>()).sum();
+        let bytes: usize = self.layers.iter().map(|matrix| matrix.packed.len()).sum();
         let products: usize = self.layers.iter().map(|matrix| matrix.rows * matrix.cols).sum();
-        (bytes + self.head.packed.len() * size_of::<Line>(), products, self.head.rows * self.head.cols)
+        (bytes + self.head.packed.len(), products, self.head.rows * self.head.cols)
     }
 }
 
@@ -212,7 +211,9 @@ fn main() {
         }
         if only.as_deref() == Some("one") {
             let model = Model::new(Format::Q4_1, Format::Q8_0);
-            for _ in 0..10 { products("one", &model, Arithmetic::Fast, &[1]); }
+            for _ in 0..10 {
+                products("one", &model, Arithmetic::Fast, &[1]);
+            }
         }
         if wanted("formats") {
             for format in Format::ALL {

@@ -31,6 +31,6 @@ pub use dequantize::{dequantize, embed};
 pub use elementwise::{Pairing, Rotation, rms_norm, rotate, swiglu};
 pub use format::{Format, UnknownFormat};
 pub use linear::{Arithmetic, linear, linear_experts};
-pub use pack::{Line, Weights, pack};
+pub use pack::{Weights, pack};
 pub use quantize::{QuantizeError, quantize};
 pub use simd::Level;

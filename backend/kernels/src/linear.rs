@@ -31,22 +31,15 @@ pub enum Arithmetic {
 pub fn linear(x: &[f32], w: &Weights, bias: Option<&[f32]>, arithmetic: Arithmetic, y: &mut [f32]) {
     let n = x.len().checked_div(w.cols).unwrap_or(0);
     assert_eq!(x.len(), n * w.cols, "linear: the activations are not rows of {} columns", w.cols);
-    let matrices = matrices(w, "linear");
-    let outputs = matrices * w.rows;
+    let outputs = w.outputs();
     assert_eq!(y.len(), n * outputs, "linear: the output for {n} rows of activations and {outputs} of weights");
     assert!(bias.is_none_or(|bias| bias.len() == outputs), "linear: the bias is not one of {outputs} outputs");
     Cpu::with(|cpu| {
         let mut tiles = Vec::new();
         cut(0, 0, n, tile_rows(cpu, w, arithmetic), &mut tiles);
-        let y = Outputs { panels: matrices * w.panels(), count: outputs, bias, y };
+        let y = Outputs { panels: outputs.checked_div(w.rows).unwrap_or(0) * w.panels(), count: outputs, bias, y };
         compute(cpu, w, arithmetic, &Rows { x, cols: w.cols, order: None, tiles: &tiles }, y);
     });
-}
-
-/// How many matrices `w` has.
-fn matrices(w: &Weights, of: &str) -> usize {
-    let matrices = w.matrices();
-    matrices.unwrap_or_else(|| panic!("{of}: the bytes are no matrices of {}x{} in {}", w.rows, w.cols, w.format))
 }
 
 /// As [`linear`], where each row of `x` is multiplied with one of the matrices, which `experts` names. Each matrix is read once, however many rows it has.
@@ -55,7 +48,7 @@ fn matrices(w: &Weights, of: &str) -> usize {
 /// If lengths do not fit, or an expert is not one of the matrices.
 pub fn linear_experts(x: &[f32], w: &Weights, experts: &[i32], arithmetic: Arithmetic, y: &mut [f32]) {
     let n = experts.len();
-    let matrices = matrices(w, "experts");
+    let matrices = w.outputs().checked_div(w.rows).unwrap_or(0);
     assert_eq!(x.len(), n * w.cols, "experts: the activations for {n} rows of {} columns", w.cols);
     assert_eq!(y.len(), n * w.rows, "experts: the output for {n} rows of activations and {} of weights", w.rows);
     let wrong = experts.iter().find(|expert| usize::try_from(**expert).map_or(true, |expert| expert >= matrices));

@@ -5,16 +5,6 @@ use crate::cells::Cells;
 use crate::simd::LANES;
 use crate::{Cpu, Format};
 
-/// Bytes of packed weights; memory of these begins where a line of the cache does.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub struct Line([u8; 64]);
-
-// SAFETY: bytes without padding, of which any are valid.
-unsafe impl bytemuck::Zeroable for Line {}
-// SAFETY: as above.
-unsafe impl bytemuck::Pod for Line {}
-
 /// Matrices of `rows` rows of `cols` elements as they are multiplied with: see [`pack`]. Rows are outputs.
 #[derive(Clone, Copy)]
 pub struct Weights<'a> {
@@ -26,6 +16,15 @@ pub struct Weights<'a> {
 }
 
 impl<'a> Weights<'a> {
+    /// Outputs of all matrices side by side.
+    ///
+    /// # Panics
+    /// If the bytes are not whole matrices.
+    pub fn outputs(&self) -> usize {
+        let matrices = self.matrices();
+        self.rows * matrices.unwrap_or_else(|| panic!("no matrices of {}x{} in {}", self.rows, self.cols, self.format))
+    }
+
     /// Panels of a matrix.
     pub(crate) fn panels(&self) -> usize {
         self.rows.div_ceil(LANES)
@@ -58,9 +57,9 @@ fn row_bytes(format: Format, cols: usize) -> usize {
     format.row_bytes(cols).unwrap_or_else(|| panic!("{format} has no rows of {cols} elements"))
 }
 
-/// Bytes of a packed matrix: whole panels, in whole lines.
+/// Bytes of a packed matrix: whole panels.
 fn matrix_bytes(format: Format, rows: usize, cols: usize) -> usize {
-    (rows.next_multiple_of(LANES) * row_bytes(format, cols)).next_multiple_of(size_of::<Line>())
+    rows.next_multiple_of(LANES) * row_bytes(format, cols)
 }
 
 /// Packs matrices of `rows` rows of `cols` elements, `bytes`, as a file has them: row after row. A row is blocks, a
@@ -69,15 +68,15 @@ fn matrix_bytes(format: Format, rows: usize, cols: usize) -> usize {
 ///
 /// # Panics
 /// If the format has no rows of `cols` elements, or `bytes` are not whole matrices.
-pub fn pack(format: Format, rows: usize, cols: usize, bytes: &[u8]) -> Vec<Line> {
+pub fn pack(format: Format, rows: usize, cols: usize, bytes: &[u8]) -> Vec<u8> {
     let row = row_bytes(format, cols);
     if rows * row == 0 {
         return Vec::new();
     }
     assert!(bytes.len().is_multiple_of(rows * row), "pack: the bytes are not matrices of {rows}x{cols} in {format}");
     let (matrices, size, panels) = (bytes.len() / (rows * row), matrix_bytes(format, rows, cols), rows.div_ceil(LANES));
-    let mut out = bytemuck::zeroed_vec::<Line>(matrices * size / size_of::<Line>());
-    let cells = Cells::new(bytemuck::cast_slice_mut::<_, u8>(&mut out));
+    let mut out = vec![0; matrices * size];
+    let cells = Cells::new(&mut out);
     Cpu::with(|cpu| {
         cpu.pool.run(matrices * panels, |panel| {
             let (matrix, panel) = (panel / panels, panel % panels);
@@ -149,7 +148,7 @@ mod tests {
                 let (block, cols) = (format.block_bytes(), blocks * format.block());
                 let bytes = random.weights(format, matrices * rows, cols);
                 let packed = pack(format, rows, cols, &bytes);
-                let w = Weights { format, rows, cols, bytes: bytemuck::cast_slice(&packed) };
+                let w = Weights { format, rows, cols, bytes: &packed };
                 assert_eq!(w.matrices(), Some(matrices));
                 let mut seen = 0;
                 for (i, byte) in bytes.iter().enumerate() {

@@ -12,11 +12,11 @@ pub struct Weight {
 
 impl Weight {
     /// `bytes` holds whole matrices of `matrix.rows` rows, one after the other.
-    pub fn new(bytes: Vec<u8>, matrix: Matrix, device: &Device) -> Self {
-        Self { bytes: ops::upload(bytes, device), matrix }
+    pub fn new(bytes: &[u8], matrix: Matrix, device: &Device) -> Self {
+        Self { bytes: ops::upload(bytes, &matrix, device), matrix }
     }
 
-    /// `[n, cols]` to `[n, rows]`.
+    /// `[n, cols]` to `[n, rows]`, or to the outputs of all of a stack side by side.
     pub fn of(&self, x: Tensor<2>) -> Tensor<2> {
         ops::linear(x, &self.bytes, self.matrix)
     }
@@ -29,11 +29,6 @@ impl Weight {
     /// The matrix's rows of these ids.
     pub fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         ops::embed(&self.bytes, ids, self.matrix)
-    }
-
-    /// A stack of `count` matrices as one, whose outputs stand side by side.
-    pub fn as_one(&self, count: usize) -> Self {
-        Self { bytes: self.bytes.clone(), matrix: Matrix { rows: count * self.matrix.rows, ..self.matrix } }
     }
 }
 

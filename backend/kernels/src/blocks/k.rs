@@ -162,7 +162,8 @@ impl Blocks for Q6K {
     fn codes<L: Lanes>(block: Block, run: usize, word: usize) -> L {
         // Four runs share 64 bytes of nibbles and 32 bytes of upper bits.
         let (side, run) = (run / 4, run % 4);
-        let low = block.word::<L>(side * 64 + run % 2 * 32 + word * 4).shr(run as u32 / 2 * 4).and(L::splat(0x0f0f_0f0f));
+        let low =
+            block.word::<L>(side * 64 + run % 2 * 32 + word * 4).shr(run as u32 / 2 * 4).and(L::splat(0x0f0f_0f0f));
         low.or(block.word::<L>(128 + side * 32 + word * 4).shr(run as u32 * 2).and(L::splat(0x0303_0303)).shl(4))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::{Arithmetic, Cpu, Format, Level, Line, Weights, dequantize, linear, linear_experts, pack};
+use crate::{Arithmetic, Cpu, Format, Level, Weights, dequantize, linear, linear_experts, pack};
 
 /// Numbers that look random and are the same every time.
 pub(crate) struct Random(u64);
@@ -72,7 +72,7 @@ pub(crate) struct Matrices {
     cols: usize,
     /// As in a file.
     pub stored: Vec<u8>,
-    packed: Vec<Line>,
+    packed: Vec<u8>,
 }
 
 impl Matrices {
@@ -84,12 +84,12 @@ impl Matrices {
 
     pub fn weights(&self) -> Weights<'_> {
         let Self { format, rows, cols, .. } = *self;
-        Weights { format, rows, cols, bytes: bytemuck::cast_slice(&self.packed) }
+        Weights { format, rows, cols, bytes: &self.packed }
     }
 
     /// One of them.
     fn one(&self, matrix: usize) -> Weights<'_> {
-        let size = self.packed.len() / self.weights().matrices().unwrap() * 64;
+        let size = self.packed.len() / self.weights().matrices().unwrap();
         let w = self.weights();
         Weights { bytes: &w.bytes[matrix * size..][..size], ..w }
     }

@@ -6,9 +6,7 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{
-    BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, by_rows, steps,
-};
+use super::{BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, by_rows, steps};
 use lanes::Halves;
 
 pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 6 };
@@ -324,11 +322,7 @@ fn float_tile_of<const N: usize, const CHAINS: usize>(tile: &FloatTile, acc: &mu
 /// `w` is `CHAINS` whole chains, or at most a whole one if that is 1; `x` has `N` elements for each of its columns.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-unsafe fn add_chains<const N: usize, const CHAINS: usize>(
-    w: &[[f32; LANES]],
-    x: &[f32],
-    acc: &mut [[f32; LANES]; N],
-) {
+unsafe fn add_chains<const N: usize, const CHAINS: usize>(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]; N]) {
     let mut sums = [[[_mm256_setzero_ps(); 2]; N]; CHAINS];
     for k in 0..w.len() / CHAINS {
         for chain in 0..CHAINS {

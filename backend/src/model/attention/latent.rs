@@ -142,7 +142,7 @@ impl LatentAttention {
         let latent = past.clone().slice_dim(1, 0..kv_rank);
         let key = past.slice_dim(1, kv_rank..width).reshape([len, 1, rope_dim]).expand([len, heads, rope_dim]);
         let k = Tensor::cat(vec![self.keys.of(latent.clone()).reshape([len, heads, nope]), key], 2);
-        let v = self.values.as_one(heads).of(latent);
+        let v = self.values.of(latent);
         let shape = AttentionShape {
             heads,
             kv_heads: heads,

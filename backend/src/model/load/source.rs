@@ -248,21 +248,22 @@ impl<'a> Source<'a> {
 
     /// Matrices of the same columns; neighbours stored alike become one.
     pub fn matrix(&mut self, parts: &[(String, usize)], cols: usize) -> Result<Vec<Weight>, Problem> {
-        let mut joined: Vec<(Format, usize, Vec<u8>)> = Vec::new();
-        for (name, rows) in parts {
-            let stored = self.stored(name, *rows, cols)?;
-            match joined.last_mut() {
-                Some((format, all, bytes)) if *format == stored.format => {
-                    *all += rows;
-                    bytes.extend_from_slice(&stored.bytes);
-                }
-                _ => joined.push((stored.format, *rows, stored.bytes.to_vec())),
+        let stored = parts.iter().map(|(name, rows)| self.stored(name, *rows, cols)).collect::<Result<Vec<_>, _>>()?;
+        let weight = |alike: &[Stored]| {
+            let rows = alike.iter().map(|stored| stored.rows).sum();
+            let matrix = Matrix { format: alike[0].format, rows, cols, arithmetic: self.precision.arithmetic };
+            match alike {
+                [one] => Weight::new(&one.bytes, matrix, self.device),
+                _ => Weight::new(
+                    &alike.iter().map(|stored| &*stored.bytes).collect::<Vec<_>>().concat(),
+                    matrix,
+                    self.device,
+                ),
             }
-            self.copied(&stored);
-        }
-        let arithmetic = self.precision.arithmetic;
-        let weight = |(format, rows, bytes)| Weight::new(bytes, Matrix { format, rows, cols, arithmetic }, self.device);
-        Ok(joined.into_iter().map(weight).collect())
+        };
+        let weights = stored.chunk_by(|a, b| a.format == b.format).map(weight).collect();
+        stored.iter().for_each(|stored| self.copied(stored));
+        Ok(weights)
     }
 
     /// A view of the file was copied.
@@ -336,7 +337,7 @@ impl<'a> Source<'a> {
     pub fn split(&mut self, name: &str, count: usize, rows: usize, cols: usize) -> Result<Weight, Problem> {
         let stored = self.stored(name, count * rows, cols)?;
         let matrix = Matrix { format: stored.format, rows, cols, arithmetic: self.precision.arithmetic };
-        let weight = Weight::new(stored.bytes.to_vec(), matrix, self.device);
+        let weight = Weight::new(&stored.bytes, matrix, self.device);
         self.copied(&stored);
         Ok(weight)
     }
@@ -393,7 +394,7 @@ impl<'a> Source<'a> {
         let format = format.ok_or_else(|| Problem::Unsupported("a layer of no experts".into()))?;
         let rows = names.len() * rows;
         let matrix = Matrix { format, rows, cols, arithmetic: self.precision.arithmetic };
-        Ok(Weight::new(out, matrix, self.device))
+        Ok(Weight::new(&out, matrix, self.device))
     }
 
     /// A stack of matrices, whose shape has been checked, as one matrix.

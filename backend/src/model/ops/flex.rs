@@ -58,9 +58,8 @@ impl Kernels for Flex {
     fn linear(x: FloatTensor<Self>, weight: IntTensor<Self>, matrix: Matrix) -> FloatTensor<Self> {
         let x = flat(x);
         let [n, _] = dims(&x);
-        make([n, matrix.rows], |y| {
-            kernels::linear(floats(&x), &matrix.weights(bytes(&weight)), None, matrix.arithmetic, y);
-        })
+        let weights = matrix.weights(bytes(&weight));
+        make([n, weights.outputs()], |y| kernels::linear(floats(&x), &weights, None, matrix.arithmetic, y))
     }
 
     fn linear_experts(

@@ -18,7 +18,7 @@ use burn::{
     },
     tensor::{DType, Device, Int, Tensor, TensorData},
 };
-use littoral_kernels::{Arithmetic, AttentionShape, Format, Pairing};
+use littoral_kernels::{Arithmetic, AttentionShape, Format, Pairing, pack};
 
 /// A matrix, or a stack of them, as it lies in memory: `rows` outputs of `cols` inputs each.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -65,7 +65,8 @@ pub struct PagedAttention {
 
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")))]
 pub trait Kernels: Backend {
-    /// `[n, cols]` to `[n, rows]`: each row times the matrix.
+    /// `[n, cols]` to `[n, outputs]`: each row times the matrix, or times all of a stack, whose outputs stand side by
+    /// side.
     fn linear(x: FloatTensor<Self>, weight: IntTensor<Self>, matrix: Matrix) -> FloatTensor<Self>;
 
     /// As `linear`, with the matrix of the stack that `experts`, `[n]`, names for each row.
@@ -107,15 +108,19 @@ pub trait Kernels: Backend {
     ) -> FloatTensor<Self>;
 }
 
-/// Bytes of weights as a tensor that the device's kernels read: bytes on the CPU, little-endian words on a GPU, whose
-/// shading language may have no bytes.
-pub fn upload(mut bytes: Vec<u8>, device: &Device) -> Tensor<1, Int> {
+/// Matrices, row after row, as a tensor that the device's kernels read: packed bytes on the CPU, little-endian words on a
+/// GPU, whose shading language may have no bytes.
+pub fn upload(bytes: &[u8], matrix: &Matrix, device: &Device) -> Tensor<1, Int> {
     if is_cpu(device) {
-        let n = bytes.len();
-        return Tensor::from_data(TensorData::from_bytes_vec(bytes, [n], DType::U8), (device, DType::U8));
+        let packed = pack(matrix.format, matrix.rows, matrix.cols, bytes);
+        let n = packed.len();
+        return Tensor::from_data(TensorData::from_bytes_vec(packed, [n], DType::U8), (device, DType::U8));
     }
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    let words: Vec<u32> = bytes.as_chunks().0.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let (whole, rest) = bytes.as_chunks();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let last = (!rest.is_empty()).then_some(last);
+    let words: Vec<u32> = whole.iter().chain(&last).map(|word| u32::from_le_bytes(*word)).collect();
     let n = words.len();
     Tensor::from_data(TensorData::new(words, [n]), (device, DType::U32))
 }

@@ -27,6 +27,11 @@ macro_rules! on {
             }
 
             #[test]
+            fn products_with_stacks() {
+                super::products::stacks(&$device);
+            }
+
+            #[test]
             fn products_with_experts() {
                 super::products::experts(&$device);
             }

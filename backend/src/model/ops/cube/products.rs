@@ -65,6 +65,8 @@ impl Matrix {
 
 /// See [`Kernels::linear`](super::super::Kernels::linear).
 pub fn linear(x: CubeTensor, weight: CubeTensor, matrix: Matrix) -> CubeTensor {
+    // A stack is a taller matrix.
+    let matrix = Matrix { rows: matrix.stacked(&weight) * matrix.rows, ..matrix };
     let x = whole_eights(x);
     let [n, _] = x.meta.shape().dims();
     if n >= MANY {

@@ -119,7 +119,7 @@ pub fn rows(device: &Device) {
     for (format, cols) in CASES {
         let weights = Weights::new(format, 1, 11, cols, source);
         let ids = [10, 0, 3, 3, 8];
-        let words = ops::upload(weights.bytes.clone(), device);
+        let words = ops::upload(&weights.bytes, &weights.matrix, device);
         let found = values(ops::embed(&words, ints(&ids, device), weights.matrix));
         // A scale times a code may be rounded before a minimum is added.
         let expected: Vec<Expected> = ids
@@ -134,7 +134,7 @@ pub fn rows(device: &Device) {
 /// The product of `n` rows with a matrix.
 fn check(n: usize, weights: &Weights, source: &mut Source, device: &Device, rounding: f64) {
     let x = source.floats(n * weights.matrix.cols);
-    let words = ops::upload(weights.bytes.clone(), device);
+    let words = ops::upload(&weights.bytes, &weights.matrix, device);
     let found = ops::linear(tensor(&x, [n, weights.matrix.cols], device), &words, weights.matrix);
     assert_eq!(found.dims(), [n, weights.matrix.rows]);
     let expected: Vec<Expected> = x.chunks_exact(weights.matrix.cols).flat_map(|x| weights.times(0, x)).collect();
@@ -149,6 +149,21 @@ pub fn products(device: &Device) {
     // One row and one output; more outputs than one cube has; units with several eights; more rows than share a cube.
     for (n, rows, cols) in [(1, 1, 32), (1, 2050, 32), (2, 2050, 32), (1, 3, 8224), (5, 1025, 32), (11, 33, 64)] {
         check(n, &Weights::new(Format::Q4_0, 1, rows, cols, source), source, device, F32);
+    }
+}
+
+/// A stack's outputs side by side.
+pub fn stacks(device: &Device) {
+    let source = &mut Source::new(5);
+    for n in [1, 40] {
+        let weights = Weights::new(Format::Q8_0, 3, 5, 64, source);
+        let x = source.floats(n * 64);
+        let words = ops::upload(&weights.bytes, &weights.matrix, device);
+        let found = ops::linear(tensor(&x, [n, 64], device), &words, weights.matrix);
+        assert_eq!(found.dims(), [n, 15]);
+        let row = |x: &[f32]| (0..3).flat_map(|matrix| weights.times(matrix, x)).collect::<Vec<_>>();
+        let expected: Vec<Expected> = x.chunks_exact(64).flat_map(row).collect();
+        assert_close(&values(found), &expected, &weights.what(n));
     }
 }
 
@@ -167,7 +182,7 @@ pub fn experts(device: &Device) {
             // Some experts have no row, others several.
             let experts: Vec<i32> = (0..n).map(|_| source.0.random_range(0..stack as i32)).collect();
             let x = source.floats(n * cols);
-            let words = ops::upload(weights.bytes.clone(), device);
+            let words = ops::upload(&weights.bytes, &weights.matrix, device);
             let x_tensor = tensor(&x, [n, cols], device);
             let found = ops::linear_experts(x_tensor, &words, ints(&experts, device), weights.matrix);
             let rows = x.chunks_exact(cols).zip(&experts);
