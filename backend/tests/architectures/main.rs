@@ -2,6 +2,7 @@
 //! their logits, with transformers.
 
 mod cases;
+mod gguf;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod gpu;
 mod refused;
