@@ -91,7 +91,7 @@ pub fn run(options: Generate) -> anyhow::Result<()> {
     if options.json {
         let text = answer.text.is_some().then_some(answer.all);
         let document = Document { text, tokens: answer.tokens, finish_reason, logprobs: answer.steps, usage };
-        println!("{}", serde_json::to_string_pretty(&document)?);
+        writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(&document)?)?;
     } else if std::io::stderr().is_terminal() {
         eprintln!(
             "{} prompt tokens in {:.2} s, then {:.1} tokens/s",
@@ -236,10 +236,7 @@ impl Answer {
     /// Whether a stop string is complete.
     fn say(&mut self, id: u32) -> anyhow::Result<bool> {
         let Some((detokenizer, stops)) = &mut self.text else {
-            if self.print {
-                print!("{}{id}", if self.tokens.len() > 1 { "," } else { "" });
-                std::io::stdout().flush()?;
-            }
+            self.write(&format!("{}{id}", if self.tokens.len() > 1 { "," } else { "" }))?;
             return Ok(false);
         };
         let mut out = String::new();
@@ -260,7 +257,7 @@ impl Answer {
         }
         self.write(&out)?;
         if self.print {
-            println!();
+            self.write("\n")?;
         }
         Ok(reason)
     }

@@ -1,6 +1,6 @@
 //! `littoral-node inspect`: what a model's files hold, read from their headers.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, io::Write, path::Path};
 
 use anyhow::Context;
 use littoral_node::{
@@ -89,12 +89,8 @@ struct WrongShape {
 pub fn run(options: Inspect) -> anyhow::Result<()> {
     let path = locate(&options.model)?;
     let report = Report::of(&path, options.tensors).context("the model cannot be read")?;
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        report.print();
-    }
-    Ok(())
+    let lines = if options.json { serde_json::to_string_pretty(&report)? + "\n" } else { report.lines() };
+    Ok(std::io::stdout().write_all(lines.as_bytes())?)
 }
 
 impl Report {
@@ -173,8 +169,10 @@ impl Report {
         Ok(())
     }
 
-    fn print(&self) {
-        let line = |what: &str, value: String| println!("{what:14}{value}");
+    /// For people: a line for each thing there is to say.
+    fn lines(&self) -> String {
+        let mut out = String::new();
+        let mut line = |what: &str, value: String| out += &format!("{what:14}{value}\n");
         line("name", self.name.clone());
         line("path", self.path.clone());
         line("architecture", self.architecture.clone().unwrap_or_else(|| "not said".into()));
@@ -201,27 +199,31 @@ impl Report {
         }
         let missing = self.missing.iter().map(|t| format!("{} {:?}", t.name, t.shape));
         let shapes = self.wrong_shape.iter().map(|t| format!("{} is {:?}, expected {:?}", t.name, t.found, t.expected));
-        list("missing", missing.collect());
-        list("wrong shape", shapes.collect());
-        list("extra", self.extra.clone());
+        for (what, all) in
+            [("missing", missing.collect()), ("wrong shape", shapes.collect()), ("extra", self.extra.clone())]
+        {
+            list(all).into_iter().enumerate().for_each(|(i, one)| line(if i == 0 { what } else { "" }, one));
+        }
         if let Some(refused) = &self.refused {
             line("not run", refused.clone());
         }
         for tensor in &self.table {
             let kind = tensor.kind.as_deref().unwrap_or_default();
-            println!("{kind:8} {:>12} {} {:?}", bytes(tensor.bytes.unwrap_or(0) as u64), tensor.name, tensor.shape);
+            let size = bytes(tensor.bytes.unwrap_or(0) as u64);
+            out += &format!("{kind:8} {size:>12} {} {:?}\n", tensor.name, tensor.shape);
         }
+        out
     }
 }
 
-/// The first of these, one a line, and how many there are more.
-fn list(what: &str, all: Vec<String>) {
-    for (i, one) in all.iter().take(NAMED).enumerate() {
-        println!("{:14}{one}", if i == 0 { what } else { "" });
-    }
+/// The first of these, and how many there are more.
+fn list(mut all: Vec<String>) -> Vec<String> {
     if all.len() > NAMED {
-        println!("{:14}and {} more", "", all.len() - NAMED);
+        let more = format!("and {} more", all.len() - NAMED);
+        all.truncate(NAMED);
+        all.push(more);
     }
+    all
 }
 
 impl Tokens {

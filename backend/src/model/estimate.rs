@@ -1,6 +1,6 @@
 //! What a model will need, from its files' headers alone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use littoral_kernels::Format;
 
@@ -28,7 +28,7 @@ pub struct Estimate {
 impl Estimate {
     /// `quantize` is the format that plain matrices will be brought into.
     pub fn of(checkpoint: &Checkpoint, config: &Config, quantize: Option<Format>) -> Result<Self, Problem> {
-        let skipped = load::skipped(config, checkpoint);
+        let skipped: BTreeSet<&str> = load::skipped(config, checkpoint).into_iter().collect();
         let mut estimate = Self {
             architecture: config.architecture.clone(),
             parameters: 0,
@@ -39,7 +39,7 @@ impl Estimate {
             skipped: skipped.len(),
             unread: config.unread.clone(),
         };
-        for tensor in checkpoint.table().filter(|tensor| !skipped.contains(&tensor.name)) {
+        for tensor in checkpoint.table().filter(|tensor| !skipped.contains(tensor.name)) {
             let (name, elements) = (tensor.name, tensor.shape.iter().product::<usize>());
             let bytes = tensor.bytes as u64;
             *estimate.stored.entry(tensor.kind.to_string()).or_default() += bytes;

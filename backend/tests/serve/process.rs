@@ -129,6 +129,21 @@ fn inspect_says_what_a_file_holds() {
     assert!(said.contains("<|im_end|> (2)") && !said.contains("missing") && !said.contains("not run"), "{said}");
 }
 
+/// As with `| head`: whoever reads has seen enough.
+#[test]
+fn a_reader_that_goes_is_no_error() {
+    let (mut inspect, mut generate) = (program(), program());
+    inspect.arg("inspect").arg(model_file()).arg("--tensors");
+    generate.arg("generate").arg("--model").arg(model_file()).args(["--prompt", "hello", "--max-tokens", "4"]);
+    for mut command in [inspect, generate] {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{command:?}: {said}");
+    }
+}
+
 #[test]
 fn inspect_says_what_is_wrong_with_a_folder() {
     let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tiny/deepseek-v3");

@@ -3,19 +3,6 @@
 use half::{bf16, f16};
 use littoral_kernels::Format;
 
-use crate::weights::Kind;
-
-/// The format of a tensor's elements, where kernels read it as it is.
-pub fn format(kind: Kind) -> Option<Format> {
-    match kind {
-        Kind::F32 => Some(Format::F32),
-        Kind::F16 => Some(Format::F16),
-        Kind::BF16 => Some(Format::BF16),
-        Kind::Quantized(kind) => kind.to_string().parse().ok(),
-        _ => None,
-    }
-}
-
 /// Elements that share a scale of DeepSeek's FP4 weights.
 pub const FP4_BLOCK: usize = 32;
 

@@ -188,7 +188,7 @@ impl<'a> Source<'a> {
                 (Format::Mxfp4, Cow::Owned(bytes))
             }
             kind => {
-                let format = blocks::format(kind).ok_or_else(|| {
+                let format = kind.format().ok_or_else(|| {
                     wrong(
                         name,
                         format!("is {kind}; F32, F16, BF16, FP8 with scales and GGUF's Q formats are read here"),
@@ -400,7 +400,7 @@ impl<'a> Source<'a> {
     /// A stack of matrices, whose shape has been checked, as one matrix.
     fn stored_stack(&mut self, name: &str, rows: usize, cols: usize) -> Result<Stored<'a>, Problem> {
         let (theirs, tensor) = self.take_named(name)?;
-        let format = blocks::format(tensor.kind).ok_or_else(|| wrong(name, format!("is {}", tensor.kind)))?;
+        let format = tensor.kind.format().ok_or_else(|| wrong(name, format!("is {}", tensor.kind)))?;
         if format.row_bytes(cols).is_none_or(|row| row * rows != tensor.bytes.len()) {
             return Err(wrong(name, format!("rows of {cols} elements are no whole blocks of {format}")));
         }
@@ -421,7 +421,7 @@ fn numbers(name: &str, tensor: &weights::Tensor) -> Result<Vec<f32>, Problem> {
     if tensor.kind == Kind::F8E8M0 {
         return Ok(tensor.bytes.iter().map(|e| f32::from(bf16::from_bits(u16::from(*e) << 7))).collect());
     }
-    let format = blocks::format(tensor.kind).ok_or_else(|| wrong(name, format!("is {}, not a number", tensor.kind)))?;
+    let format = tensor.kind.format().ok_or_else(|| wrong(name, format!("is {}, not a number", tensor.kind)))?;
     let mut out = vec![0.0; tensor.elements()];
     let cols = tensor.shape.last().copied().unwrap_or(1);
     if format.row_bytes(cols).is_none_or(|row| row * (out.len() / cols.max(1)) != tensor.bytes.len()) {
