@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use littoral_kernels::{
-    Arithmetic, AttentionShape, Cpu, Format, Level, Segment, Store, Weights, attention, linear, pack, rms_norm, swiglu,
+    Arithmetic, AttentionShape, Cpu, Format, Keys, Level, Segment, Store, Weights, attention, linear, pack, rms_norm,
+    swiglu,
 };
 
 const LAYERS: usize = 30;
@@ -160,7 +161,7 @@ fn attentions() {
         let blocks: Vec<i32> = (0..4096 / 16).rev().collect();
         let width = shape.kv_heads * shape.k_dim;
         let k = vec![0.1; 4096 * width];
-        let store = Store { k: &k, k_stride: width, v: &k, v_stride: width };
+        let store = Store { keys: Keys::Rows, k: &k, k_stride: width, v: &k, v_stride: width };
         let cases = [(1, 100), (1, 1000), (1, 4000), (8, 1000), (512, 0), (512, 1000)];
         let times = measure(9, &cases, |(rows, start)| {
             let q = vec![0.1; rows * shape.heads * shape.k_dim];

@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use crate::Cpu;
 use crate::cells::Cells;
-use crate::simd::{self, SPAN};
+use crate::simd::{self, LANES, SPAN};
 use span::{Room, Spans};
 
 /// Sizes that all sequences share.
@@ -31,10 +31,22 @@ pub struct AttentionShape {
     pub block_tokens: usize,
 }
 
-/// Keys and values of all sequences. Head `g` of slot `s` begins at `s * k_stride + g * k_dim`, and its value at
-/// `s * v_stride + g * v_dim`. Both may be the same numbers.
+/// How keys lie in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Keys {
+    /// Slot after slot, as values do: element `d` of head `g` of slot `s` is at `s * k_stride + g * k_dim + d`.
+    #[default]
+    Rows,
+    /// In sixteens of slots, element after element, as they are multiplied with: the same element is at
+    /// `(s / 16 * k_stride + g * k_dim + d) * 16 + s % 16`. Blocks are whole sixteens.
+    Turned,
+}
+
+/// Keys and values of all sequences. Head `g` of slot `s` has its value at `s * v_stride + g * v_dim`. Both may be the
+/// same numbers.
 #[derive(Clone, Copy)]
 pub struct Store<'a> {
+    pub keys: Keys,
     pub k: &'a [f32],
     pub k_stride: usize,
     pub v: &'a [f32],
@@ -188,11 +200,14 @@ fn check(q: &[f32], store: &Store, segments: &[Segment], shape: &AttentionShape,
     let slots = |len: usize, stride: usize, width: usize| {
         if width > len { 0 } else { (len - width).checked_div(stride).map_or(usize::MAX, |slots| slots + 1) }
     };
-    let slots = slots(store.k.len(), store.k_stride, kv_heads * k_dim).min(slots(
-        store.v.len(),
-        store.v_stride,
-        kv_heads * v_dim,
-    ));
+    let keys = match store.keys {
+        Keys::Rows => slots(store.k.len(), store.k_stride, kv_heads * k_dim),
+        Keys::Turned => {
+            assert!(block_tokens.is_multiple_of(LANES), "attention: turned keys in blocks of {block_tokens}");
+            slots(store.k.len() / LANES, store.k_stride, kv_heads * k_dim).saturating_mul(LANES)
+        }
+    };
+    let slots = keys.min(slots(store.v.len(), store.v_stride, kv_heads * v_dim));
     let mut taken: Vec<_> =
         segments.iter().map(|segment| segment.first_row..segment.first_row + segment.rows).collect();
     taken.sort_by_key(|rows| rows.start);

@@ -25,7 +25,7 @@ pub mod pool;
 mod quantize;
 mod simd;
 
-pub use attention::{AttentionShape, Segment, Store, attention};
+pub use attention::{AttentionShape, Keys, Segment, Store, attention};
 pub use cpu::{AlreadyStarted, Cpu};
 pub use dequantize::{dequantize, embed};
 pub use elementwise::{Pairing, Rotation, rms_norm, rotate, swiglu};

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use littoral_kernels::Keys;
 
 use super::{
     BLOCK_TOKENS, Segment,
@@ -48,9 +49,18 @@ impl KvCache {
 
     /// Writes rows over those of a plane; `slots` counts rows of the plane.
     pub fn store(&mut self, layer: usize, plane: usize, rows: Tensor<2>, slots: &Tensor<1, Int>) {
+        self.store_as(layer, plane, rows, slots, Keys::Rows);
+    }
+
+    /// Writes keys that only [`ops::attention`] reads.
+    pub fn store_keys(&mut self, layer: usize, plane: usize, keys: Tensor<2>, slots: &Tensor<1, Int>) {
+        self.store_as(layer, plane, keys, slots, Keys::Turned);
+    }
+
+    fn store_as(&mut self, layer: usize, plane: usize, rows: Tensor<2>, slots: &Tensor<1, Int>, keys: Keys) {
         // Taken out, so that the tensor has one owner and is written in place.
         let Some(cache) = self.layers[layer][plane].take() else { return };
-        self.layers[layer][plane] = Some(ops::store(cache, rows, slots));
+        self.layers[layer][plane] = Some(ops::store(cache, rows, slots, keys));
     }
 
     pub fn plane(&self, layer: usize, plane: usize) -> &Tensor<2> {

@@ -4,11 +4,11 @@
 use std::ops::Range;
 
 use super::state::State;
-use super::{Call, Piece};
+use super::{Call, Keys, Piece};
 use crate::activation::{Tile, cut};
 use crate::elementwise::sum;
 use crate::exp::exp;
-use crate::simd::{self, FloatTile, LANES, Level, Rows, SPAN, Simd, TILE, Work};
+use crate::simd::{self, COLUMNS, FloatTile, LANES, Level, Rows, RowsTile, SPAN, Simd, TILE, Work};
 
 /// Elements of keys that are put side by side at a time.
 const COLS: usize = 256;
@@ -85,6 +85,33 @@ impl Spans<'_> {
 
     /// Queries times keys, for the positions of a span that are `seen`.
     fn score(&mut self, seen: &Range<usize>) {
+        match self.call.store.keys {
+            Keys::Rows => self.score_rows(seen),
+            Keys::Turned => self.score_turned(seen),
+        }
+    }
+
+    fn score_turned(&mut self, seen: &Range<usize>) {
+        let Self { level, call, piece, room } = self;
+        let (k_dim, stride) = (call.shape.k_dim, call.store.k_stride);
+        for block in (seen.start / LANES * LANES..seen.end).step_by(LANES) {
+            // A sixteen of positions is a sixteen of slots. Lanes outside hold anything; nobody looks at their scores.
+            let slot = room.slots[block.max(seen.start) - seen.start];
+            let start = (slot / LANES * stride + piece.kv_head * k_dim) * LANES;
+            let w = call.store.k[start..start + k_dim * LANES].as_chunks().0;
+            for tile in &room.tiles {
+                let x = &room.queries[tile.first * k_dim..][..k_dim * tile.rows];
+                let mut acc = [[0.0; LANES]; TILE];
+                let acc = &mut acc[..tile.rows];
+                simd::float_tile(*level, &FloatTile { w, x }, acc);
+                for (n, acc) in acc.iter().enumerate() {
+                    room.scores[(tile.first + n) * SPAN + block..][..LANES].copy_from_slice(acc);
+                }
+            }
+        }
+    }
+
+    fn score_rows(&mut self, seen: &Range<usize>) {
         let Self { level, call, piece, room } = self;
         let (k_dim, stride) = (call.shape.k_dim, call.store.k_stride);
         room.keys.resize(COLS.min(k_dim), [0; LANES]);
@@ -120,9 +147,11 @@ impl Spans<'_> {
         let (store, v_dim) = (self.call.store, self.call.shape.v_dim);
         let Room { state, tiles, seen, scores, slots, starts, rest, mean, .. } = &mut *self.room;
         mean.resize(seen.len() * state.width, 0.0);
-        for column in (0..state.width).step_by(LANES) {
+        let mut column = 0;
+        while column < state.width {
             let table = &store.v[self.piece.kv_head * v_dim + column..];
             starts.clear();
+            let columns = ((v_dim - column) / LANES).clamp(1, COLUMNS);
             let table = if column + LANES <= v_dim {
                 starts.extend(slots.iter().map(|slot| slot * store.v_stride));
                 table
@@ -136,31 +165,34 @@ impl Spans<'_> {
                 starts.extend((0..slots.len()).map(|i| i * LANES));
                 &*rest
             };
-            let values = Values { level: self.level, table, starts, first };
+            let values = Values { level: self.level, table, starts, columns, first };
             for tile in &*tiles {
-                let mut acc = [[0.0; LANES]; TILE];
+                let mut acc = [[[0.0; LANES]; COLUMNS]; TILE];
                 let acc = &mut acc[..tile.rows];
                 values.weigh(&seen[tile.first..tile.first + tile.rows], &scores[tile.first * SPAN..], acc);
                 for (mean, acc) in mean[tile.first * state.width..].chunks_exact_mut(state.width).zip(acc) {
-                    mean[column..column + LANES].copy_from_slice(acc);
+                    mean[column..column + columns * LANES].copy_from_slice(acc[..columns].as_flattened());
                 }
             }
+            column += columns * LANES;
         }
     }
 }
 
-/// `LANES` elements of the values of a span.
+/// Some elements of the values of a span.
 struct Values<'a> {
     level: Level,
     table: &'a [f32],
     /// Where those of positions `first..` begin.
     starts: &'a [usize],
+    /// How many `LANES` of elements.
+    columns: usize,
     first: usize,
 }
 
 impl Values<'_> {
     /// Adds the values that queries see, weighed with `x`, `[queries][SPAN]`.
-    fn weigh(&self, seen: &[Range<usize>], x: &[f32], acc: &mut [[f32; LANES]]) {
+    fn weigh(&self, seen: &[Range<usize>], x: &[f32], acc: &mut [[[f32; LANES]; COLUMNS]]) {
         // Positions that all of them see are added for all at once, those before and behind for each alone: a weight
         // of zero is no protection from a value that is not a number.
         let start = seen[seen.len() - 1].start;
@@ -175,10 +207,11 @@ impl Values<'_> {
     }
 
     /// Adds the values of some positions.
-    fn add(&self, which: Range<usize>, x: &[f32], acc: &mut [[f32; LANES]]) {
+    fn add(&self, which: Range<usize>, x: &[f32], acc: &mut [[[f32; LANES]; COLUMNS]]) {
         if !which.is_empty() {
             let starts = &self.starts[which.start - self.first..which.end - self.first];
-            simd::rows_tile(self.level, self.table, starts, &x[which.start..], acc);
+            let tile = RowsTile { table: self.table, starts, columns: self.columns, x: &x[which.start..] };
+            simd::rows_tile(self.level, &tile, acc);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{AttentionShape, Segment, Store, attention};
+use super::{AttentionShape, Keys, Segment, Store, attention};
 use crate::linear::tests::{Random, bits};
 use crate::{Cpu, Level};
 
@@ -66,7 +66,18 @@ impl Scattered {
 
     fn store(&self, shape: &AttentionShape) -> Store<'_> {
         let (k_stride, v_stride) = (shape.kv_heads * shape.k_dim, shape.kv_heads * shape.v_dim);
-        Store { k: &self.k, k_stride, v: &self.v, v_stride }
+        Store { keys: Keys::Rows, k: &self.k, k_stride, v: &self.v, v_stride }
+    }
+
+    /// The keys turned.
+    fn turned(&self, shape: &AttentionShape) -> Vec<f32> {
+        let width = shape.kv_heads * shape.k_dim;
+        let mut turned = vec![f32::NAN; self.k.len().next_multiple_of(width * 16)];
+        for (i, k) in self.k.iter().enumerate() {
+            let (slot, element) = (i / width, i % width);
+            turned[(slot / 16 * width + element) * 16 + slot % 16] = *k;
+        }
+        turned
     }
 }
 
@@ -137,6 +148,7 @@ fn rows_are_right_in_any_company() {
         for cpu in &cpus {
             // The same in chunks of random length, all sequences at once, from other places.
             let scattered = Scattered::new(&mut random, shape, &sequences);
+            let turned = scattered.turned(shape);
             let mut done = [0; 3];
             while done.iter().zip(&sequences).any(|(done, sequence)| *done < sequence.length) {
                 let (mut q, mut segments, mut ought) = (Vec::new(), Vec::new(), Vec::new());
@@ -159,6 +171,11 @@ fn rows_are_right_in_any_company() {
                 cpu.enter(|| attention(&q, &scattered.store(shape), &segments, shape, sinks.as_deref(), &mut out));
                 let (threads, level) = (cpu.pool.threads(), cpu.level());
                 assert!(bits(&out) == bits(&ought), "{shape:?} up to {done:?}, {threads} threads, {level:?}");
+                if shape.block_tokens == 16 {
+                    let store = Store { keys: Keys::Turned, k: &turned, ..scattered.store(shape) };
+                    cpu.enter(|| attention(&q, &store, &segments, shape, sinks.as_deref(), &mut out));
+                    assert!(bits(&out) == bits(&ought), "{shape:?} up to {done:?}, turned keys, {level:?}");
+                }
             }
         }
     }
@@ -173,7 +190,7 @@ fn keys_and_values_may_be_the_same_numbers() {
     let blocks = [0, 1, 2];
     let segment = [Segment { first_row: 0, rows: 40, start: 0, blocks: &blocks }];
     let (mut shared, mut apart) = (vec![0.0; 40 * 16 * 512], vec![0.0; 40 * 16 * 512]);
-    let store = Store { k: &sequence.k, k_stride: 576, v: &sequence.k, v_stride: 576 };
+    let store = Store { keys: Keys::Rows, k: &sequence.k, k_stride: 576, v: &sequence.k, v_stride: 576 };
     attention(&sequence.q, &store, &segment, &shape, None, &mut shared);
     attention(&sequence.q, &Store { v: &v, v_stride: 512, ..store }, &segment, &shape, None, &mut apart);
     assert!(bits(&shared) == bits(&apart));

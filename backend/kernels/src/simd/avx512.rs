@@ -6,7 +6,10 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, Work, avx2, by_rows};
+use super::{
+    BLOCK, CHAIN, COLUMNS, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, RowsTile, SPAN, Simd, Work, avx2,
+    by_rows,
+};
 use lanes::Whole;
 
 pub(super) const MOST_ROWS: MostRows = MostRows { ints: 8, floats: 8 };
@@ -204,26 +207,49 @@ unsafe fn add_chains<const N: usize, const CHAINS: usize>(w: &[[f32; LANES]], x:
 
 /// As [`super::rows_tile`], which has checked the lengths.
 #[target_feature(enable = "avx512f")]
-pub(super) fn rows_tile(table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]]) {
-    by_rows!(acc, N => rows_tile_of::<N>(table, starts, x, acc), 1 2 3 4 5 6 7 8);
+pub(super) fn rows_tile(tile: &RowsTile, acc: &mut [[[f32; LANES]; COLUMNS]]) {
+    let mut column = 0;
+    while column < tile.columns {
+        let columns = match (tile.columns - column, acc.len()) {
+            (4, ..5) => 4,
+            (2.., _) => 2,
+            _ => 1,
+        };
+        match columns {
+            4 => by_rows!(acc, N => rows_tile_of::<N, 4>(tile, column, acc), 1 2 3 4),
+            2 => by_rows!(acc, N => rows_tile_of::<N, 2>(tile, column, acc), 1 2 3 4 5 6 7 8),
+            _ => by_rows!(acc, N => rows_tile_of::<N, 1>(tile, column, acc), 1 2 3 4 5 6 7 8),
+        }
+        column += columns;
+    }
 }
 
+/// For `C` columns from `first` on.
 #[target_feature(enable = "avx512f")]
-fn rows_tile_of<const N: usize>(table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]; N]) {
-    let mut sums = [_mm512_setzero_ps(); N];
+fn rows_tile_of<const N: usize, const C: usize>(tile: &RowsTile, first: usize, acc: &mut [[[f32; LANES]; COLUMNS]; N]) {
+    let mut sums = [[_mm512_setzero_ps(); C]; N];
     for n in 0..N {
-        sums[n] = load(&acc[n]);
+        for c in 0..C {
+            sums[n][c] = load(&acc[n][first + c]);
+        }
     }
-    for (i, start) in starts.iter().enumerate() {
-        // SAFETY: `rows_tile` has seen to it that there are so many elements.
-        let row = load(unsafe { &*table.as_ptr().add(*start).cast() });
+    for (i, start) in tile.starts.iter().enumerate() {
+        let mut row = [_mm512_setzero_ps(); C];
+        for c in 0..C {
+            // SAFETY: `rows_tile` has seen to it that there are so many elements.
+            row[c] = load(unsafe { &*tile.table.as_ptr().add(*start + (first + c) * LANES).cast() });
+        }
         for n in 0..N {
             // SAFETY: as above.
-            let x = _mm512_set1_ps(unsafe { *x.get_unchecked(n * SPAN + i) });
-            sums[n] = _mm512_fmadd_ps(row, x, sums[n]);
+            let x = _mm512_set1_ps(unsafe { *tile.x.get_unchecked(n * SPAN + i) });
+            for c in 0..C {
+                sums[n][c] = _mm512_fmadd_ps(row[c], x, sums[n][c]);
+            }
         }
     }
     for n in 0..N {
-        keep(&mut acc[n], sums[n]);
+        for c in 0..C {
+            keep(&mut acc[n][first + c], sums[n][c]);
+        }
     }
 }

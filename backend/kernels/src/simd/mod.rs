@@ -252,19 +252,36 @@ pub(crate) fn float_tile(level: Level, tile: &FloatTile, acc: &mut [[f32; LANES]
     }
 }
 
-/// Adds rows to `acc`, `[n][LANES]`: for each `i` in order, `acc[n] = fma(x[n * SPAN + i], row(i), acc[n])`. A row is
-/// the `LANES` elements of `table` at `starts[i]`.
-pub(crate) fn rows_tile(level: Level, table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]]) {
+/// Elements of rows that are added side by side at most, in [`LANES`].
+pub(crate) const COLUMNS: usize = 4;
+
+/// Rows of a table and how they are weighed.
+#[derive(Clone, Copy)]
+pub(crate) struct RowsTile<'a> {
+    pub table: &'a [f32],
+    /// Where each row begins.
+    pub starts: &'a [usize],
+    /// How many [`LANES`] of elements a row has, [`COLUMNS`] at most.
+    pub columns: usize,
+    /// `[n][SPAN]`
+    pub x: &'a [f32],
+}
+
+/// Adds rows to `acc`, `[n][columns][LANES]`: for each row `i` in order, `acc[n] = fma(x[n][i], row(i), acc[n])`.
+pub(crate) fn rows_tile(level: Level, tile: &RowsTile, acc: &mut [[[f32; LANES]; COLUMNS]]) {
+    let RowsTile { table, starts, columns, x } = *tile;
+    assert!((1..=COLUMNS).contains(&columns));
     assert!(acc.is_empty() || x.len() >= (acc.len() - 1) * SPAN + starts.len());
-    assert!(starts.iter().all(|start| start.checked_add(LANES).is_some_and(|end| end <= table.len())));
+    let fits = |start: &usize| start.checked_add(columns * LANES).is_some_and(|end| end <= table.len());
+    assert!(starts.iter().all(fits));
     match checked(level) {
         // SAFETY: the machine has the instructions, and the lengths fit.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::rows_tile(table, starts, x, acc) },
+        Level::Avx512 => unsafe { avx512::rows_tile(tile, acc) },
         // SAFETY: the machine has the instructions, and the lengths fit.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::rows_tile(table, starts, x, acc) },
-        _ => portable::rows_tile(table, starts, x, acc),
+        Level::Avx2 => unsafe { avx2::rows_tile(tile, acc) },
+        _ => portable::rows_tile(tile, acc),
     }
 }
 
@@ -275,7 +292,7 @@ macro_rules! by_rows {
             0 => (),
             $($n => {
                 const $N: usize = $n;
-                let $acc: &mut [[f32; LANES]; $N] = $acc.as_mut_array().expect("so many rows");
+                let $acc: &mut [_; $N] = $acc.as_mut_array().expect("so many rows");
                 $body
             })*
             rows => unreachable!("a tile of {rows} rows"),

@@ -1,7 +1,7 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
 use super::lanes::Words;
-use super::{BLOCK, CHAIN, IntTile, LANES, MostRows, Quantised, Rows, SPAN, Simd, steps};
+use super::{BLOCK, CHAIN, COLUMNS, IntTile, LANES, MostRows, Quantised, Rows, RowsTile, SPAN, Simd, steps};
 
 pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 4 };
 
@@ -86,10 +86,11 @@ pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]
     }
 }
 
-pub(super) fn rows_tile(table: &[f32], starts: &[usize], x: &[f32], acc: &mut [[f32; LANES]]) {
+pub(super) fn rows_tile(tile: &RowsTile, acc: &mut [[[f32; LANES]; COLUMNS]]) {
     for (n, acc) in acc.iter_mut().enumerate() {
-        for (start, x) in starts.iter().zip(&x[n * SPAN..]) {
-            for (acc, value) in acc.iter_mut().zip(&table[*start..*start + LANES]) {
+        let acc = acc[..tile.columns].as_flattened_mut();
+        for (start, x) in tile.starts.iter().zip(&tile.x[n * SPAN..]) {
+            for (acc, value) in acc.iter_mut().zip(&tile.table[*start..]) {
                 *acc = value.mul_add(*x, *acc);
             }
         }

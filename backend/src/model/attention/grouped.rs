@@ -1,7 +1,7 @@
 //! Scaled dot-product attention with query heads grouped over shared keys and values.
 
 use burn::tensor::Tensor;
-use littoral_kernels::AttentionShape;
+use littoral_kernels::{AttentionShape, Keys};
 
 use super::super::{
     BLOCK_TOKENS,
@@ -29,7 +29,7 @@ impl GroupedAttention {
         let qk = batch.rotations[0].apply(qkv.slice_dim(1, 0..heads + kv_heads), 0, pairing);
         let q = qk.clone().slice_dim(1, 0..heads);
         let k = qk.slice_dim(1, heads..heads + kv_heads).reshape([rows, kv_heads * head_dim]);
-        cache.store(layer, 0, k, &batch.slots);
+        cache.store_keys(layer, 0, k, &batch.slots);
         cache.store(layer, 1, v, &batch.slots);
         let shape = AttentionShape {
             heads,
@@ -40,7 +40,7 @@ impl GroupedAttention {
             window: self.config.windows[layer],
             block_tokens: BLOCK_TOKENS,
         };
-        let plan = PagedAttention { shape, spans: batch.spans.clone() };
+        let plan = PagedAttention { shape, keys: Keys::Turned, spans: batch.spans.clone() };
         let out = ops::attention(q, cache.plane(layer, 0), cache.plane(layer, 1), plan);
         self.output.of(out.reshape([rows, heads * head_dim]))
     }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use burn::tensor::{Int, Tensor};
-use littoral_kernels::AttentionShape;
+use littoral_kernels::{AttentionShape, Keys};
 
 use super::{
     super::{
@@ -132,7 +132,12 @@ impl LatentAttention {
             window: None,
             block_tokens: BLOCK_TOKENS,
         };
-        self.make_values(ops::attention(self.absorb(q), plane, plane, PagedAttention { shape, spans }))
+        self.make_values(ops::attention(
+            self.absorb(q),
+            plane,
+            plane,
+            PagedAttention { shape, keys: Keys::Rows, spans },
+        ))
     }
 
     /// `q`, `[rows, heads, nope + rope]`, attends to keys and values made of `past`, `[len, kv_rank + rope]`.
@@ -154,7 +159,12 @@ impl LatentAttention {
         };
         let blocks = (0..len.div_ceil(BLOCK_TOKENS) as i32).collect();
         let spans = Arc::new(vec![Span { row: 0, blocks, ..*span }]);
-        ops::attention(q, &k.reshape([len, heads * (nope + rope_dim)]), &v, PagedAttention { shape, spans })
+        ops::attention(
+            q,
+            &k.reshape([len, heads * (nope + rope_dim)]),
+            &v,
+            PagedAttention { shape, keys: Keys::Rows, spans },
+        )
     }
 
     /// Queries that meet latent vectors: `[n, heads, nope + rope]` to `[n, heads, kv_rank + rope]`.

@@ -8,7 +8,7 @@ use burn::{
     tensor::{DType, Shape},
 };
 use burn_flex::{FlexTensor, Layout};
-use littoral_kernels as kernels;
+use littoral_kernels::{self as kernels, Keys};
 
 use super::{Kernels, Matrix, PagedAttention, Rotated, Span};
 
@@ -116,12 +116,24 @@ impl Kernels for Flex {
         })
     }
 
-    fn store(cache: FloatTensor<Self>, rows: FloatTensor<Self>, slots: IntTensor<Self>) -> FloatTensor<Self> {
+    fn store(
+        cache: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        slots: IntTensor<Self>,
+        keys: Keys,
+    ) -> FloatTensor<Self> {
         let (mut cache, rows, slots) = (flat(cache), flat(rows), flat(slots));
         let [_, width] = dims(&cache);
         let out = cache.storage_mut::<f32>();
         for (slot, row) in ints(&slots).iter().zip(floats(&rows).chunks_exact(width)) {
-            out[*slot as usize * width..][..width].copy_from_slice(row);
+            let slot = *slot as usize;
+            match keys {
+                Keys::Rows => out[slot * width..][..width].copy_from_slice(row),
+                Keys::Turned => {
+                    let sixteen = &mut out[slot / 16 * 16 * width..][..16 * width];
+                    sixteen[slot % 16..].iter_mut().step_by(16).zip(row).for_each(|(out, x)| *out = *x);
+                }
+            }
         }
         cache
     }
@@ -137,7 +149,7 @@ impl Kernels for Flex {
         let ([_, k_stride], [_, v_stride]) = (dims(&k), dims(&v));
         let segments: Vec<_> = plan.spans.iter().map(Span::segment).collect();
         make([rows, heads, plan.shape.v_dim], |out| {
-            let store = kernels::Store { k: floats(&k), k_stride, v: floats(&v), v_stride };
+            let store = kernels::Store { keys: plan.keys, k: floats(&k), k_stride, v: floats(&v), v_stride };
             kernels::attention(floats(&q), &store, &segments, &plan.shape, None, out);
         })
     }

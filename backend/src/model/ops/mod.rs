@@ -18,7 +18,7 @@ use burn::{
     },
     tensor::{DType, Device, Int, Tensor, TensorData},
 };
-use littoral_kernels::{Arithmetic, AttentionShape, Format, Pairing, pack};
+use littoral_kernels::{Arithmetic, AttentionShape, Format, Keys, Pairing, pack};
 
 /// A matrix, or a stack of them, as it lies in memory: `rows` outputs of `cols` inputs each.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -60,6 +60,8 @@ impl Span {
 #[derive(Debug, Clone)]
 pub struct PagedAttention {
     pub shape: AttentionShape,
+    /// How keys were stored.
+    pub keys: Keys,
     pub spans: Arc<Vec<Span>>,
 }
 
@@ -95,8 +97,14 @@ pub trait Kernels: Backend {
         rotated: Rotated,
     ) -> FloatTensor<Self>;
 
-    /// Writes `rows`, `[n, width]`, over the rows `slots`, `[n]`, of `cache`, in place where nobody else holds it.
-    fn store(cache: FloatTensor<Self>, rows: FloatTensor<Self>, slots: IntTensor<Self>) -> FloatTensor<Self>;
+    /// Writes `rows`, `[n, width]`, over the rows `slots`, `[n]`, of `cache`, in place where nobody else holds it. How
+    /// they lie is for keys that only [`Kernels::attention`] reads; a GPU keeps rows whatever `keys` says.
+    fn store(
+        cache: FloatTensor<Self>,
+        rows: FloatTensor<Self>,
+        slots: IntTensor<Self>,
+        keys: Keys,
+    ) -> FloatTensor<Self>;
 
     /// `softmax(q k^T scale) v` over a paged cache. `q` is `[n, heads, k_dim]`; `k` and `v` have a row per slot, `v` may
     /// be `k`, whose rows then begin with the values; the result is `[n, heads, v_dim]`.
@@ -163,9 +171,9 @@ pub fn rotate(x: Tensor<3>, cos: &Tensor<2>, sin: &Tensor<2>, rotated: Rotated) 
 }
 
 /// See [`Kernels::store`].
-pub fn store(cache: Tensor<2>, rows: Tensor<2>, slots: &Tensor<1, Int>) -> Tensor<2> {
+pub fn store(cache: Tensor<2>, rows: Tensor<2>, slots: &Tensor<1, Int>, keys: Keys) -> Tensor<2> {
     let (cache, rows) = (cache.into_dispatch(), rows.into_dispatch());
-    Tensor::from_dispatch(Dispatch::store(cache, rows, slots.clone().into_dispatch()))
+    Tensor::from_dispatch(Dispatch::store(cache, rows, slots.clone().into_dispatch(), keys))
 }
 
 /// See [`Kernels::attention`].

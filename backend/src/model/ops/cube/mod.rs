@@ -15,7 +15,7 @@ use burn_cubecl::{
     CubeBackend, kernel::into_contiguous, ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor,
 };
 use cubecl::{calculate_cube_count_elemwise, prelude::*};
-use littoral_kernels::Pairing;
+use littoral_kernels::{Keys, Pairing};
 
 use super::{Kernels, Matrix, PagedAttention, Rotated};
 use fold::Units;
@@ -156,7 +156,7 @@ impl Kernels for CubeBackend {
         x
     }
 
-    fn store(cache: FloatTensor<Self>, rows: FloatTensor<Self>, slots: IntTensor<Self>) -> FloatTensor<Self> {
+    fn store(cache: FloatTensor<Self>, rows: FloatTensor<Self>, slots: IntTensor<Self>, _: Keys) -> FloatTensor<Self> {
         let (cache, rows, slots) = (owned(cache), flat(rows), flat(slots));
         let [n, width] = rows.meta.shape().dims();
         let stride = cache.meta.strides()[0];

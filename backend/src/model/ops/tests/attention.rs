@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use burn::tensor::Device;
-use littoral_kernels::AttentionShape;
+use littoral_kernels::{AttentionShape, Keys};
 use rand::Rng;
 
-use super::{Expected, F32, Source, assert_within, tensor, values};
+use super::{Expected, F32, Source, assert_within, ints, tensor, values};
 use crate::model::ops::{self, PagedAttention, Span};
 
 /// Grouped query heads; as many key heads as query heads, with dimensions that are no multiples of anything.
-const GROUPED: AttentionShape = shape(6, 2, 8, 8, 4);
+const GROUPED: AttentionShape = shape(6, 2, 8, 8, 16);
 const ODD: AttentionShape = shape(3, 3, 5, 3, 2);
 /// One key head for more query heads than a cube takes; its rows are keys and begin with the values.
 const LATENT: AttentionShape = shape(9, 1, 12, 8, 4);
@@ -69,8 +69,8 @@ impl Step {
             Some(v) => tensor(v, [slots, cache.v_width], device),
             None => k_tensor.clone(),
         };
-        let plan = PagedAttention { shape: *shape, spans: Arc::new(spans.clone()) };
-        let found = ops::attention(q_tensor, &k_tensor, &v_tensor, plan);
+        let plan = PagedAttention { shape: *shape, keys: Keys::Rows, spans: Arc::new(spans.clone()) };
+        let found = ops::attention(q_tensor.clone(), &k_tensor, &v_tensor, plan.clone());
         assert_eq!(found.dims(), [n, shape.heads, shape.v_dim]);
 
         let rows = spans.iter().flat_map(|span| (0..span.rows).map(move |i| (span, i)));
@@ -82,6 +82,14 @@ impl Step {
             })
             .collect();
         assert_within(rounding, &values(found), &expected, &format!("{shape:?} {:?}", self.sequences));
+        if cache.v.is_some() && shape.block_tokens == 16 {
+            let all = ints(&(0..slots as i32).collect::<Vec<_>>(), device);
+            let empty = tensor(&vec![0.0; cache.k.len()], [slots, cache.k_width], device);
+            let keys = ops::store(empty, k_tensor, &all, Keys::Turned);
+            let plan = PagedAttention { keys: Keys::Turned, ..plan };
+            let found = ops::attention(q_tensor, &keys, &v_tensor, plan);
+            assert_within(rounding, &values(found), &expected, &format!("{shape:?} {:?}, turned", self.sequences));
+        }
     }
 
     fn head(&self, span: &Span, position: usize, head: usize, q: &[f32], cache: &Cache) -> Vec<Expected> {

@@ -1,7 +1,7 @@
 //! Norms, gates, rotations, writes to the cache.
 
 use burn::tensor::Device;
-use littoral_kernels::Pairing;
+use littoral_kernels::{Keys, Pairing};
 
 use super::{Expected, Source, assert_close, ints, tensor, values};
 use crate::model::ops::{self, Rotated};
@@ -87,8 +87,8 @@ pub fn stores(device: &Device) {
         }
         let held = tensor(&cache, [9, width], device);
         let (rows, slots) = (tensor(&rows, [3, width], device), ints(&slots, device));
-        assert_eq!(values(ops::store(held.clone(), rows.clone(), &slots)), expected, "rows of {width}");
+        assert_eq!(values(ops::store(held.clone(), rows.clone(), &slots, Keys::Rows)), expected, "rows of {width}");
         assert_eq!(values(held.clone()), cache, "rows of {width}: what somebody else holds stays");
-        assert_eq!(values(ops::store(held, rows, &slots)), expected, "rows of {width}, in place");
+        assert_eq!(values(ops::store(held, rows, &slots, Keys::Rows)), expected, "rows of {width}, in place");
     }
 }
