@@ -7,6 +7,7 @@ use crate::{
     grammar::{Grammar, GrammarError},
     sample::Sampling,
     schedule::Prefix,
+    speculate::Eagerness,
 };
 
 /// Ids to text, for one answer. [`crate::text::Detokenizer`] with its tokenizer is one.
@@ -33,8 +34,8 @@ pub struct Job {
     /// Longest answer, tokens, those already sent included; at least 1.
     pub max_tokens: usize,
     pub sampling: Arc<Sampling>,
-    /// Whether tokens may be drafted: the answer is the same.
-    pub speculate: bool,
+    /// Whether tokens are drafted, and when; None never. The answer is the same.
+    pub speculate: Option<Eagerness>,
     /// Tokens at which an answer ends; they have no text.
     pub ends: Arc<[u32]>,
     pub received: Instant,

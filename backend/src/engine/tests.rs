@@ -13,13 +13,15 @@ use super::*;
 use crate::model::Logits;
 use crate::{
     sample::Sampling,
-    schedule::{Key, Prefix},
+    schedule::{Key, Prefix, Replay},
+    speculate::Eagerness,
 };
 
 const VOCAB: u32 = 64;
 /// Ends an answer. The sum below reaches it now and then.
 const END: u32 = 63;
-const LIMITS: Limits = Limits { slots: 2, queue: 2, rows: 8, blocks: 64, block_tokens: 4, context: 128 };
+const LIMITS: Limits =
+    Limits { slots: 2, queue: 2, rows: 8, blocks: 64, block_tokens: 4, context: 128, replay: Replay::Prefill };
 
 /// Start and length of the segments of every step.
 type Steps = Arc<Mutex<Vec<Vec<(usize, usize)>>>>;
@@ -103,7 +105,7 @@ fn asked(prompt: &[u32], max_tokens: usize, sampling: Sampling) -> Job {
         choices: vec![choice(0, max_tokens, &[], &[])],
         max_tokens,
         sampling: Arc::new(sampling),
-        speculate: false,
+        speculate: None,
         ends: [END].into(),
         received: Instant::now(),
         deadline: None,
@@ -275,7 +277,8 @@ async fn drafts_change_no_answer_and_save_steps() {
             let plain = bench(LIMITS, None);
             let expected = plain.answer(asked(&prompt, 40, sampling.clone())).await;
             let drafting = bench(LIMITS, None);
-            let answer = drafting.answer(Job { speculate: true, ..asked(&prompt, 40, sampling) }).await;
+            let answer =
+                drafting.answer(Job { speculate: Some(Eagerness::WhenRight), ..asked(&prompt, 40, sampling) }).await;
             assert_eq!(answer, expected, "seed {seed} at {temperature}");
             plain_steps += plain.steps.lock().unwrap().len();
             steps += drafting.steps.lock().unwrap().len();
@@ -305,6 +308,37 @@ async fn an_answer_is_held_to_its_grammar_also_when_it_is_continued() {
     assert!(letters[0] == 1 && letters.last() == Some(&1) && (6..=8).contains(&letters.len()), "{letters:?}");
     assert!(letters[1..letters.len() - 1].iter().all(|t| [2, 3].contains(t)));
     assert_eq!(bench.answer(constrained(&whole.tokens[..3])).await.tokens, whole.tokens[3..]);
+}
+
+#[tokio::test]
+async fn drafts_change_nothing_of_what_a_grammar_allows() {
+    use crate::grammar::{Grammars, Spec};
+    let vocabulary = || (0..VOCAB).map(|id| if id == END { Vec::new() } else { vec![id as u8 + 64] }).collect();
+    let grammars = Grammars::new(vocabulary, [END].into());
+    let prompt: Vec<u32> = (1..7).cycle().take(60).collect();
+    let (mut plain_steps, mut steps) = (0, 0);
+    // Loose ones, which drafts often break, and one that leaves no choice; and one that holds after a token.
+    for (regex, after) in
+        [("[A-F]{30,40}", None), ("(ABC|DEF|@){3,12}", None), ("(ABCDEF){6}", None), ("[A-F]{20}", Some(2))]
+    {
+        for seed in 0..12 {
+            let sampling = Sampling { temperature: 1.0, seed, frequency_penalty: 0.1, ..Sampling::default() };
+            let asked = |speculate| {
+                let grammar = grammars.get(&Spec::Regex(regex.into())).unwrap();
+                let constraint = Some(Constraint { grammar, after });
+                let choices = vec![Choice { constraint, ..choice(0, 40, &[], &[]) }];
+                Job { choices, speculate, ..asked(&prompt, 40, sampling.clone()) }
+            };
+            let plain = bench(LIMITS, None);
+            let expected = plain.answer(asked(None)).await;
+            assert_eq!(expected.error, None, "{regex}");
+            let drafting = bench(LIMITS, None);
+            assert_eq!(drafting.answer(asked(Some(Eagerness::Always))).await, expected, "{regex}, seed {seed}");
+            plain_steps += plain.steps.lock().unwrap().len();
+            steps += drafting.steps.lock().unwrap().len();
+        }
+    }
+    assert!(steps < plain_steps, "{steps} steps with drafts, {plain_steps} without");
 }
 
 #[tokio::test]

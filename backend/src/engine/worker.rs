@@ -25,7 +25,7 @@ use crate::{
     grammar::Masker,
     model::{Logits, Segment, StepError},
     sample::{Sampler, Scratch},
-    schedule::{Ask, Id, Limits, Pace, Plan, Prefix, Refused, Rows, Scheduler},
+    schedule::{Ask, Beginning, Id, Limits, Pace, Plan, Prefix, Refused, Rows, Scheduler},
 };
 
 /// After so many steps in a row in which the device failed, the model is given up: the thread ends, and others can
@@ -220,7 +220,9 @@ impl<M: Step> Worker<M> {
         let (id, request) = (self.next_id, sequence.request);
         let mut prefix = prefix.clone();
         prefix.extend(&sequence.tokens, self.scheduler.limits().block_tokens);
-        match self.scheduler.submit(id, sequence.tokens.len(), prefix) {
+        let known = sequence.tokens.len();
+        let prompt = self.requests.get(&request).map_or(known, |r| r.prompt);
+        match self.scheduler.submit(id, Beginning { known, prompt, prefix }) {
             Ok(displaced) => {
                 self.sequences.insert(id, sequence);
                 self.requests.entry(request).and_modify(|r| r.open.push(id));
@@ -291,6 +293,11 @@ impl<M: Step> Worker<M> {
 
     fn step(&mut self, plan: &[Rows]) {
         let began = Instant::now();
+        for rows in plan.iter().filter(|rows| rows.drafts > 0) {
+            if let Some(sequence) = self.sequences.get_mut(&rows.id) {
+                sequence.look_ahead(rows.drafts, &self.masker);
+            }
+        }
         let inputs: Vec<Vec<u32>> = plan
             .iter()
             .filter_map(|rows| self.sequences.get(&rows.id)?.input(rows.start, rows.count, rows.drafts))

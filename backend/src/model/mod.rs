@@ -36,9 +36,10 @@ use crate::{
 
 pub use attention::Form;
 use cache::KvCache;
+use config::AttentionConfig;
 pub use config::{ARCHITECTURES, Config};
-use device::Opened;
 pub use device::{DeviceChoice, UnknownDevice};
+use device::{Kind, Opened};
 pub use error::{LoadError, Problem, StepError};
 pub use estimate::Estimate;
 use load::Precision;
@@ -149,6 +150,14 @@ pub struct ModelInfo {
     pub kv_bytes_per_block: u64,
     /// Bytes of the weights as they lie in memory.
     pub weights_bytes: u64,
+    /// A row comes out the same to the last bit, whichever rows are computed beside it.
+    pub batch_invariant: bool,
+}
+
+/// Whether a row's bits depend on that row and its past alone. The CPU's kernels go through every row in one order; GPUs
+/// pick kernels by the number of rows, and latent and compressed attention pick forms by it, which round differently.
+fn batch_invariant(attention: &AttentionConfig, device: Kind) -> bool {
+    device == Kind::Cpu && matches!(attention, AttentionConfig::Grouped(_))
 }
 
 /// Reads the headers of a model's files and says what it will need.
@@ -237,7 +246,7 @@ impl Model {
             return Err(Problem::Device(format!("a cache of {kv_blocks} blocks cannot be")));
         }
         let estimate = Estimate::of(checkpoint, &config, options.quantize.format())?;
-        let Opened { device, label, memory } = options.device.open()?;
+        let Opened { device, label, memory, kind } = options.device.open()?;
         if let Some(there) = memory {
             estimate.fits(there, &label, &config, kv_blocks)?;
         }
@@ -260,6 +269,7 @@ impl Model {
             revision,
             kv_bytes_per_block: config.kv_bytes_per_block(),
             weights_bytes: estimate.weights_bytes,
+            batch_invariant: batch_invariant(&config.attention, kind),
         };
         Ok(Self { transformer, cache, device, label, info, failed: None })
     }

@@ -17,8 +17,8 @@ pub use node::Node;
 pub use side_door::Secret;
 
 use crate::{
-    model::{BLOCK_TOKENS, Chat},
-    schedule::Limits,
+    model::{BLOCK_TOKENS, Chat, ModelInfo},
+    schedule::{Limits, Replay},
 };
 
 /// Why a node does not start.
@@ -90,10 +90,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The engine's limits for a model with this context.
-    pub fn limits(&self, context: usize) -> Limits {
+    /// The engine's limits for a model.
+    pub fn limits(&self, info: &ModelInfo) -> Limits {
         let &Self { slots, queue, rows, kv_blocks: blocks, .. } = self;
-        Limits { slots, queue, rows, blocks, block_tokens: BLOCK_TOKENS, context }
+        let replay = if info.batch_invariant { Replay::Prefill } else { Replay::Decode };
+        Limits { slots, queue, rows, blocks, block_tokens: BLOCK_TOKENS, context: info.context_length, replay }
     }
 }
 

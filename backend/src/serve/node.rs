@@ -7,7 +7,7 @@ use std::{
 
 use littoral_api::error::code;
 use littoral_core::chat::{ChatRequest, MAX_N, ResponseFormat, Thinking};
-use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo};
+use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo, Speculation};
 
 use super::Settings;
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     sample::Sampling,
     schedule::{Key, Prefix},
     speak::{Format, Parser},
+    speculate::Eagerness,
     text::{ChatTemplate, Detokenizer, Prompt, Tokenizer},
 };
 
@@ -47,7 +48,7 @@ impl Node {
     pub fn start(loaded: Chat, settings: Settings, metrics: Metrics) -> std::io::Result<Arc<Self>> {
         let Chat { model, tokenizer, template } = loaded;
         let (info, device) = (model.info().clone(), model.device().to_string());
-        let engine = Engine::start(model, settings.limits(info.context_length), Arc::new(metrics))?;
+        let engine = Engine::start(model, settings.limits(&info), Arc::new(metrics))?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let Settings { node: name, model, speculate, .. } = settings;
         let format = Format::of(&template.source());
@@ -103,6 +104,7 @@ impl Node {
     /// The request as a job: parsed, templated, tokenised, checked against the context.
     fn prepare(&self, request: GenerateRequest, received: Instant) -> Result<Job, Error> {
         let invalid = |message: String| error(code::INVALID_REQUEST, message, false);
+        let speculate = self.eagerness(request.speculation).map_err(invalid)?;
         let chat = ChatRequest::canonical(&request.request)
             .map_err(|e| invalid(format!("the request is not canonical chat JSON: {e}")))?;
         let prompt = self.prompt(&chat).map_err(invalid)?;
@@ -145,13 +147,23 @@ impl Node {
             prompt,
             prefix,
             sampling: Arc::new(sampling.how),
-            speculate: self.speculate,
+            speculate,
             ends: ends.into(),
             received,
             deadline: (request.deadline_ms > 0)
                 .then(|| received.checked_add(Duration::from_millis(request.deadline_ms)))
                 .flatten(),
         })
+    }
+
+    /// Whether tokens are drafted: as the request says, else as the node was started.
+    fn eagerness(&self, asked: i32) -> Result<Option<Eagerness>, String> {
+        match Speculation::try_from(asked) {
+            Ok(Speculation::Auto) => Ok(self.speculate.then_some(Eagerness::WhenRight)),
+            Ok(Speculation::On) => Ok(Some(Eagerness::Always)),
+            Ok(Speculation::Off) => Ok(None),
+            Err(_) => Err(format!("'speculation' is 0 (auto), 1 (on) or 2 (off), not {asked}")),
+        }
     }
 
     /// The conversation as the model reads it.
