@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tokio::sync::oneshot;
+
 use super::voice::Voice;
 use crate::{
     grammar::{Grammar, GrammarError},
@@ -29,8 +31,7 @@ pub struct Job {
     pub prompt: Vec<u32>,
     /// The keys of the prompt's blocks, and who asks.
     pub prefix: Prefix,
-    /// At least one.
-    pub choices: Vec<Choice>,
+    pub task: Task,
     /// Longest answer, tokens, those already sent included; at least 1.
     pub max_tokens: usize,
     pub sampling: Arc<Sampling>,
@@ -40,6 +41,14 @@ pub struct Job {
     pub ends: Arc<[u32]>,
     pub received: Instant,
     pub deadline: Option<Instant>,
+}
+
+/// What is made of a prompt.
+pub enum Task {
+    /// Answers; at least one.
+    Answer(Vec<Choice>),
+    /// Its vector, as the model gives it: the hidden state of its last token.
+    Embed(oneshot::Sender<Vec<f32>>),
 }
 
 /// One answer of a request.

@@ -29,7 +29,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use events::{Events, Outlet};
-pub use job::{Choice, Constraint, End, Job, Spelling};
+pub use job::{Choice, Constraint, End, Job, Spelling, Task};
 pub use metrics::{BATCH, Metrics, SECONDS, SEQUENCES};
 pub use sequence::end_of;
 pub use stop::StopMatcher;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use littoral_proto::finish;
+use tokio::sync::oneshot;
 
 use super::{job::Constraint, voice::Said, writer::RequestId};
 use crate::{
@@ -24,6 +25,8 @@ pub struct Sequence {
     drafts: Vec<u32>,
     max_tokens: usize,
     ends: Arc<[u32]>,
+    /// Who wants the prompt's vector, in place of an answer.
+    pub vector: Option<oneshot::Sender<Vec<f32>>>,
 }
 
 /// How an answer is held to its grammar.
@@ -45,6 +48,7 @@ pub struct Parts {
     pub speculate: Option<Eagerness>,
     pub max_tokens: usize,
     pub ends: Arc<[u32]>,
+    pub vector: Option<oneshot::Sender<Vec<f32>>>,
 }
 
 /// Why a token cannot be drawn.
@@ -58,13 +62,13 @@ pub enum DrawError {
 
 impl Sequence {
     pub fn new(parts: Parts, masker: &Masker) -> Self {
-        let Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends } = parts;
+        let Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends, vector } = parts;
         let lookup = speculate.map(Lookup::new);
         let bound = constraint.map(|c| match c.after {
             None => Bound::Now(masker.begin(c.grammar)),
             Some(_) => Bound::After(Box::new(c)),
         });
-        Self { request, at, tokens, sampler, bound, lookup, drafts: Vec::new(), max_tokens, ends }
+        Self { request, at, tokens, sampler, bound, lookup, drafts: Vec::new(), max_tokens, ends, vector }
     }
 
     /// Looks for drafts for the next step; how many there are.

@@ -102,7 +102,7 @@ fn asked(prompt: &[u32], max_tokens: usize, sampling: Sampling) -> Job {
         node: "n".into(),
         prompt: prompt.to_vec(),
         prefix: Prefix::of(Key::scope("t", None), prompt, LIMITS.block_tokens),
-        choices: vec![choice(0, max_tokens, &[], &[])],
+        task: Task::Answer(vec![choice(0, max_tokens, &[], &[])]),
         max_tokens,
         sampling: Arc::new(sampling),
         speculate: None,
@@ -228,7 +228,7 @@ async fn several_answers_to_one_request_each_draw_their_own_and_share_the_prompt
     let prompt: Vec<u32> = (0..12).collect();
     let several = |indices: &[u32]| {
         let mut job = asked(&prompt, 8, Sampling { temperature: 2.0, seed: 5, ..Sampling::default() });
-        job.choices = indices.iter().map(|i| choice(*i, 8, &[], &[])).collect();
+        job.task = Task::Answer(indices.iter().map(|i| choice(*i, 8, &[], &[])).collect());
         job
     };
     let mut events = bench.submit(several(&[0, 1, 2]));
@@ -298,7 +298,7 @@ async fn an_answer_is_held_to_its_grammar_also_when_it_is_continued() {
         let mut constraint =
             Constraint { grammar: grammars.get(&Spec::Regex("A(B|C){4,6}A".into())).unwrap(), after: None };
         resumed.iter().for_each(|id| assert!(constraint.accept(*id).unwrap()));
-        job.choices = vec![Choice { constraint: Some(constraint), ..choice(0, 20, resumed, &[]) }];
+        job.task = Task::Answer(vec![Choice { constraint: Some(constraint), ..choice(0, 20, resumed, &[]) }]);
         job
     };
     let bench = bench(LIMITS, None);
@@ -326,8 +326,8 @@ async fn drafts_change_nothing_of_what_a_grammar_allows() {
             let asked = |speculate| {
                 let grammar = grammars.get(&Spec::Regex(regex.into())).unwrap();
                 let constraint = Some(Constraint { grammar, after });
-                let choices = vec![Choice { constraint, ..choice(0, 40, &[], &[]) }];
-                Job { choices, speculate, ..asked(&prompt, 40, sampling.clone()) }
+                let task = Task::Answer(vec![Choice { constraint, ..choice(0, 40, &[], &[]) }]);
+                Job { task, speculate, ..asked(&prompt, 40, sampling.clone()) }
             };
             let plain = bench(LIMITS, None);
             let expected = plain.answer(asked(None)).await;
@@ -381,7 +381,7 @@ async fn a_continued_answer_is_the_rest_of_the_whole_one() {
     };
     for sent in [1, 7, whole.tokens.len()] {
         let mut rest = warm(seed);
-        rest.choices = vec![choice(0, 40, &whole.tokens[..sent], &[])];
+        rest.task = Task::Answer(vec![choice(0, 40, &whole.tokens[..sent], &[])]);
         let rest = bench.answer(rest).await;
         assert_eq!(rest.tokens, whole.tokens[sent..], "after {sent}");
         assert_eq!((rest.reason, rest.completion), (whole.reason.clone(), whole.completion));
@@ -397,7 +397,7 @@ async fn a_stop_string_ends_the_answer_also_when_it_was_begun_before_the_break()
     let expected = whole.text.split(&stop).next().unwrap().to_string();
     let with_stop = |resumed: &[u32]| {
         let mut job = job(&[9, 9], 12);
-        job.choices = vec![choice(0, 12, resumed, std::slice::from_ref(&stop))];
+        job.task = Task::Answer(vec![choice(0, 12, resumed, std::slice::from_ref(&stop))]);
         job
     };
     let stopped = bench.answer(with_stop(&[])).await;

@@ -16,7 +16,7 @@ use littoral_proto::v1::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Job, Load, Metrics, Outlet, Step,
+    Job, Load, Metrics, Outlet, Step, Task,
     sequence::{DrawError, Parts, Sequence},
     voice::Said,
     writer::{Note, Open, RequestId},
@@ -172,28 +172,28 @@ impl<M: Step> Worker<M> {
         self.next_id += 1;
         let request = self.next_id;
         let outlet = Arc::new(outlet);
-        let Job {
-            request_id,
-            node,
-            prompt,
-            prefix,
-            choices,
-            max_tokens,
-            sampling,
-            speculate,
-            ends,
-            received,
-            deadline,
-        } = job;
+        let Job { request_id, node, prompt, prefix, task, max_tokens, sampling, speculate, ends, received, deadline } =
+            job;
+        let (choices, vector) = match task {
+            Task::Answer(choices) => (choices, None),
+            Task::Embed(vector) => (Vec::new(), Some(vector)),
+        };
         let mut voices = Vec::with_capacity(choices.len());
-        let mut sequences = Vec::with_capacity(choices.len());
+        let mut sequences = Vec::with_capacity(choices.len().max(1));
+        if vector.is_some() {
+            let (sampler, tokens) = (Sampler::new(sampling.clone(), 0, &[]), prompt.clone());
+            let (constraint, speculate, ends) = (None, None, ends.clone());
+            let parts = Parts { request, at: 0, tokens, sampler, constraint, speculate, max_tokens: 0, ends, vector };
+            sequences.push(Sequence::new(parts, &self.masker));
+        }
         for (at, choice) in choices.into_iter().enumerate() {
             if choice.voice.end().is_none() {
                 let mut sampler = Sampler::new(sampling.clone(), choice.index, &prompt);
                 choice.resumed.iter().for_each(|id| sampler.accept(*id));
                 let tokens = [prompt.as_slice(), &choice.resumed].concat();
                 let (constraint, ends) = (choice.constraint, ends.clone());
-                let parts = Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends };
+                let vector = None;
+                let parts = Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends, vector };
                 sequences.push(Sequence::new(parts, &self.masker));
             }
             voices.push(choice.voice);
@@ -381,6 +381,14 @@ impl<M: Step> Worker<M> {
         let Some(logits) = logits else {
             return self.fail_sequence(rows.id, "the model gave no logits".into());
         };
+        if let Some(vector) = sequence.vector.take() {
+            let request = sequence.request;
+            self.scheduler.advance(rows, rows.count, &sequence.tokens);
+            self.over(rows.id);
+            // Whoever has gone needs no vector.
+            let _ = vector.send(logits);
+            return self.note(Note::Embedded(request));
+        }
         match sequence.extend(&logits, rows.drafts, (&self.masker, &mut self.scratch)) {
             Err(DrawError::Sample(error)) => self.fail_sequence(rows.id, error.to_string()),
             Err(DrawError::Grammar(error)) => {

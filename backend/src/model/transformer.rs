@@ -33,6 +33,15 @@ pub struct Layer {
     pub hyper: Option<[Hyper; 2]>,
 }
 
+/// What is wanted of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// `[n, vocab]`
+    Logits,
+    /// What the head would be given, `[n, dim]`.
+    Hidden,
+}
+
 /// The whole model, without a cache.
 pub struct Transformer {
     pub config: Config,
@@ -56,9 +65,14 @@ impl Transformer {
         }
     }
 
-    /// Runs the tokens of all segments and returns the logits that they want, `[n, vocab]`, segment by segment; None if
-    /// none wants any.
-    pub fn forward(&self, segments: &[Segment], cache: &mut KvCache, device: &Device) -> Option<Tensor<2>> {
+    /// Runs the tokens of all segments and returns the output that they want, segment by segment; None if none wants any.
+    pub fn forward(
+        &self,
+        segments: &[Segment],
+        output: Output,
+        cache: &mut KvCache,
+        device: &Device,
+    ) -> Option<Tensor<2>> {
         let batch = Batch::of(segments, &self.ropes, device);
         let x = self.embedding.rows(batch.ids.clone());
         let x = match &self.hyper_head {
@@ -71,7 +85,11 @@ impl Transformer {
         }
         let all = wanted.len() == x.dims()[0];
         let x = if all { x } else { x.select(0, cache::indices(wanted, device)) };
-        Some(self.head.of(self.normed(x, &self.norm)))
+        let x = self.normed(x, &self.norm);
+        Some(match output {
+            Output::Logits => self.head.of(x),
+            Output::Hidden => x,
+        })
     }
 
     fn one_stream(&self, mut x: Tensor<2>, batch: &Batch, cache: &mut KvCache) -> Tensor<2> {

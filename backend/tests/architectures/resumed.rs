@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use littoral_node::{
-    engine::{Choice, Engine, Events, Job, Metrics, Spelling, Voice},
+    engine::{Choice, Engine, Events, Job, Metrics, Spelling, Task, Voice},
     model::{BLOCK_TOKENS, DeviceChoice},
     sample::Sampling,
     schedule::{Key, Limits, Prefix, Replay},
@@ -47,7 +47,7 @@ async fn answer(case: &Case, sent: &[u32], replay: impl Fn(bool) -> Replay) -> S
         node: "n".into(),
         prefix: Prefix::of(Key::scope("t", None), &prompt, BLOCK_TOKENS),
         prompt,
-        choices: vec![Choice { index: 0, resumed: sent.to_vec(), voice, constraint: None }],
+        task: Task::Answer(vec![Choice { index: 0, resumed: sent.to_vec(), voice, constraint: None }]),
         max_tokens: ANSWER,
         sampling: Arc::new(Sampling { seed: 3, logprobs: Some(2), ..Sampling::default() }),
         speculate: None,
