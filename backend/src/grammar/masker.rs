@@ -14,7 +14,7 @@ type Reply = Result<Masks, GrammarError>;
 
 enum Work {
     /// The mask after these tokens.
-    Next { grammar: Grammar, tokens: Vec<u32>, reply: Sender<Reply> },
+    Next { grammar: Box<Grammar>, tokens: Vec<u32>, reply: Sender<Reply> },
     /// Those after each of these drafts too.
     Ahead { pending: Pending, drafts: Box<[u32]>, reply: Sender<Reply> },
 }
@@ -43,7 +43,7 @@ impl Masker {
             while let Ok(work) = inbox.recv() {
                 // Nobody waits for the masks of an answer that was cancelled.
                 let _ = match work {
-                    Work::Next { grammar, tokens, reply } => reply.send(Masks::after(grammar, &tokens)),
+                    Work::Next { grammar, tokens, reply } => reply.send(Masks::after(*grammar, &tokens)),
                     // What is pending was computed before: this thread does one thing after the other.
                     Work::Ahead { pending, drafts, reply } => reply.send(pending.wait().map(|m| m.ahead(drafts))),
                 };
@@ -54,13 +54,13 @@ impl Masker {
 
     /// Has the mask of a grammar's next token computed.
     pub fn begin(&self, grammar: Grammar) -> Pending {
-        self.ask(|reply| Work::Next { grammar, tokens: Vec::new(), reply })
+        self.ask(|reply| Work::Next { grammar: Box::new(grammar), tokens: Vec::new(), reply })
     }
 
     /// Has the mask computed that follows `id`, which was drawn under the next of `masks`.
     pub fn next(&self, masks: Masks, id: u32) -> Pending {
         let tokens = [&masks.drafts[..masks.passed], &[id]].concat();
-        self.ask(|reply| Work::Next { grammar: masks.grammar, tokens, reply })
+        self.ask(|reply| Work::Next { grammar: Box::new(masks.grammar), tokens, reply })
     }
 
     /// Has the masks after each of `drafts` computed as well, as far as the grammar lets them through.
