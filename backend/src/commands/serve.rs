@@ -35,7 +35,10 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     let tokens = options.kv_tokens.unwrap_or_else(|| kv_tokens(&estimate, options.slots.into()));
     let from = path.clone();
     let (loaded, kv_blocks) = tokio::task::spawn_blocking(move || load(&from, compute, tokens)).await??;
-    let served = loaded.servable(&path)?;
+    let mut served = loaded.servable(&path)?;
+    if options.profile {
+        served.model = served.model.profiled();
+    }
     let settings = Settings {
         node: options.node.clone().unwrap_or_else(|| addresses.grpc.to_string()),
         model: options.name.clone().unwrap_or_else(|| model_name(&path)),

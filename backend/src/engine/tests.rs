@@ -217,6 +217,8 @@ async fn a_second_turn_finds_what_the_first_computed_and_says_the_same() {
     assert_eq!(second.cached, 12);
     let fresh = self::bench(LIMITS, None).answer(job(&turn, 10)).await;
     assert_eq!(Answer { cached: 12, ..fresh }, second);
+    let root = Prefix::of(Key::scope("t", None), &turn, LIMITS.block_tokens).keys()[0].short();
+    assert_eq!(bench.engine.roots()[..], [root], "both turns begin alike");
     let mut stranger = job(&turn, 10);
     stranger.prefix = Prefix::of(Key::scope("other", None), &turn, LIMITS.block_tokens);
     assert_eq!(bench.answer(stranger).await.cached, 0);

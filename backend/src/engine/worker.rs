@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError},
     },
@@ -67,6 +67,8 @@ pub(super) struct Worker<M> {
     metrics: Arc<Metrics>,
     scratch: Scratch,
     next_id: u64,
+    /// Version of the roots that were told last.
+    roots: (u64, u64),
     /// Tokens a second of the steps of late.
     speed: f64,
     /// Steps in a row in which the device failed.
@@ -99,6 +101,7 @@ impl<M: Step> Worker<M> {
             metrics,
             scratch: Scratch::default(),
             next_id: 0,
+            roots: (0, 0),
             speed: 0.0,
             failures: 0,
         }
@@ -325,6 +328,9 @@ impl<M: Step> Worker<M> {
         let took = began.elapsed();
         self.metrics.step.record(took);
         self.metrics.batch.record(plan.len() as f64);
+        if let Some(spent) = self.model.spent() {
+            self.metrics.parts.iter().zip(spent).for_each(|(part, spent)| part.record(spent));
+        }
         match result {
             Ok(logits) => {
                 self.failures = 0;
@@ -453,7 +459,10 @@ impl<M: Step> Worker<M> {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        if let Some(roots) = self.scheduler.roots(&mut self.roots) {
+            *self.load.roots.lock().unwrap_or_else(PoisonError::into_inner) = roots.into();
+        }
         let (scheduler, load) = (&self.scheduler, &self.load);
         load.running.store(scheduler.running(), Ordering::Relaxed);
         load.waiting.store(scheduler.waiting(), Ordering::Relaxed);

@@ -16,6 +16,7 @@ mod linear;
 mod load;
 mod memory;
 mod ops;
+mod profile;
 mod rope;
 mod transformer;
 
@@ -47,7 +48,9 @@ pub use error::{LoadError, Problem, StepError};
 pub use estimate::Estimate;
 use load::Precision;
 pub use load::Survey;
-use transformer::{Output, Transformer};
+use profile::Profile;
+pub use profile::{Part, Spent};
+use transformer::{Output, State, Transformer};
 
 /// Tokens whose keys and values one block holds.
 pub const BLOCK_TOKENS: usize = 16;
@@ -255,6 +258,7 @@ pub struct Model {
     device: Device,
     label: String,
     info: ModelInfo,
+    profile: Profile,
     /// What the device said when it failed; the cache is lost then.
     failed: Option<String>,
 }
@@ -300,7 +304,7 @@ impl Model {
             batch_invariant: batch_invariant(&config.attention, kind),
             pooling,
         };
-        Ok(Self { transformer, cache, device, label, info, failed: None })
+        Ok(Self { transformer, cache, device, label, info, profile: Profile::default(), failed: None })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -326,9 +330,10 @@ impl Model {
             None => (Output::Logits, self.info.vocab),
             Some(pooling) => (Output::Hidden, pooling.dimensions),
         };
+        self.profile.start();
         let forward = catch_unwind(AssertUnwindSafe(|| {
-            let logits = self.transformer.forward(segments, output, &mut self.cache, &self.device);
-            logits.map(Tensor::into_data)
+            let state = State { cache: &mut self.cache, device: &self.device, profile: &mut self.profile };
+            self.transformer.forward(segments, output, state).map(Tensor::into_data)
         }));
         let logits = match forward {
             Ok(logits) => logits,
@@ -360,7 +365,19 @@ impl Model {
             }
             out.push(Some(own.to_vec()));
         }
+        self.profile.stop(Part::Readback);
         Ok(out)
+    }
+
+    /// From now on, where each step spends its time is measured.
+    pub fn profiled(mut self) -> Self {
+        self.profile = Profile::on(self.device.clone());
+        self
+    }
+
+    /// What the parts of the last step took, if that is measured.
+    pub fn spent(&self) -> Option<Spent> {
+        self.profile.spent()
     }
 
     fn check(&self, segment: &Segment) -> Result<(), StepError> {

@@ -86,6 +86,9 @@ impl Scheduler {
         let keys = self.reusable(&request);
         blocks.extend(keys.iter().map_while(|key| self.pool.share(key)));
         let sealed = blocks.len();
+        if let Some(root) = keys.first().filter(|_| sealed > 0) {
+            self.roots.used(*root);
+        }
         for key in &keys[sealed..] {
             self.reading.entry(*key).or_insert(request.id);
         }

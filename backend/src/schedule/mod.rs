@@ -11,6 +11,7 @@ mod blocks;
 mod pace;
 mod prefix;
 mod queue;
+mod roots;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub use prefix::{Key, Prefix};
 
 use prefix::ByKey;
 use queue::{Queue, Waiting};
+use roots::Roots;
 
 /// Names a request; the caller chooses it and never uses it twice.
 pub type Id = u64;
@@ -178,6 +180,7 @@ pub struct Scheduler {
     slot_of: HashMap<Id, usize>,
     /// Blocks that a running sequence is about to fill: who begins alike waits for them instead of computing them too.
     reading: ByKey<Id>,
+    roots: Roots,
     arrivals: u64,
 }
 
@@ -191,6 +194,7 @@ impl Scheduler {
             slots: (0..limits.slots).map(|_| None).collect(),
             slot_of: HashMap::new(),
             reading: ByKey::default(),
+            roots: Roots::default(),
             arrivals: 0,
             limits,
         }
@@ -298,6 +302,9 @@ impl Scheduler {
         for i in sequence.sealed..full {
             let key = sequence.prefix.keys()[i];
             self.pool.seal(sequence.blocks[i], key);
+            if i == 0 {
+                self.roots.used(key);
+            }
             if self.reading.get(&key) == Some(&rows.id) {
                 self.reading.remove(&key);
             }
@@ -330,6 +337,13 @@ impl Scheduler {
     /// Requests without a slot.
     pub fn waiting(&self) -> usize {
         self.queue.len() + self.paused.len()
+    }
+
+    /// Where the prefixes begin that the cache holds: see [`Roots::held`]. None while they are those of `known`, which is
+    /// then brought up to date.
+    pub fn roots(&self, known: &mut (u64, u64)) -> Option<Vec<u64>> {
+        let version = self.roots.version(&self.pool);
+        (std::mem::replace(known, version) != version).then(|| self.roots.held(&self.pool))
     }
 
     /// The blocks, for what is measured of them.

@@ -306,6 +306,7 @@ impl Node {
             blocks: self.engine.limits().blocks as u64,
             cached_blocks: load.cached_blocks as u64,
             tokens_per_second: load.tokens_per_second,
+            prefix_roots: self.engine.roots().to_vec(),
         }
     }
 
