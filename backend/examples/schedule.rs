@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use littoral_node::schedule::{Ask, Id, Key, Limits, Plan, Prefix, Scheduler};
+use littoral_node::schedule::{Ask, Beginning, Id, Key, Limits, Plan, Prefix, Replay, Scheduler};
 
 const STEPS: u32 = 1000;
 const USERS: u64 = 40;
@@ -36,12 +36,20 @@ impl Bench {
 fn main() -> anyhow::Result<()> {
     for running in [16, 64, 256] {
         let blocks = running * 80;
-        let limits = Limits { slots: running, queue: 256, rows: 512, blocks, block_tokens: 16, context: 8192 };
+        let limits = Limits {
+            slots: running,
+            queue: 256,
+            rows: 512,
+            blocks,
+            block_tokens: 16,
+            context: 8192,
+            replay: Replay::Prefill,
+        };
         let mut bench = Bench { scheduler: Scheduler::new(limits), tokens: HashMap::new(), spent: Duration::ZERO };
         for id in 0..running as u64 + 100 {
             let tokens: Vec<u32> = (0..100 + id as u32 % 16).map(|i| id as u32 * 1000 + i).collect();
             let prefix = Prefix::of(Key::scope(&(id % USERS).to_string(), None), &tokens, limits.block_tokens);
-            bench.scheduler.submit(id, tokens.len(), prefix)?;
+            bench.scheduler.submit(id, Beginning { known: tokens.len(), prompt: tokens.len(), prefix })?;
             bench.tokens.insert(id, tokens);
         }
         while bench.step().rows.iter().filter(|r| r.count == 1).count() < running {}

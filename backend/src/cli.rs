@@ -76,6 +76,9 @@ pub struct Serve {
     /// Draft tokens where the text repeats itself: answers stay the same and come faster.
     #[arg(long, value_enum, default_value = "auto")]
     pub speculate: Speculate,
+    /// Measure where each step spends its time: `littoral_node_part_seconds` in the metrics. A GPU is slower meanwhile.
+    #[arg(long)]
+    pub profile: bool,
     /// After SIGINT or SIGTERM, seconds that running answers get to end.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,

@@ -23,7 +23,8 @@ use littoral_proto::{
         health_server::{Health, HealthServer},
     },
     v1::{
-        Delta, DescribeRequest, Error, Event, Finished, GenerateRequest, Model, NodeInfo, Started, Usage, delta::Part,
+        Delta, DescribeRequest, DetokenizeRequest, DetokenizeResponse, EmbedRequest, EmbedResponse, Error, Event,
+        Finished, GenerateRequest, Model, NodeInfo, Started, TokenizeRequest, TokenizeResponse, Usage, delta::Part,
         event::Kind, node_server,
     },
 };
@@ -152,8 +153,13 @@ impl InstantNode {
         let listener = TcpListener::bind(address).unwrap_or_else(|e| panic!("{address}: {e}"));
         listener.set_nonblocking(true).expect("a listener can be made not to block");
         let address = listener.local_addr().expect("a bound listener has an address");
-        let model =
-            Model { name: MODEL.into(), revision: "r1".into(), context_length: 1 << 20, created: 1_700_000_000 };
+        let model = Model {
+            name: MODEL.into(),
+            revision: "r1".into(),
+            context_length: 1 << 20,
+            created: 1_700_000_000,
+            embedding_dimensions: 0,
+        };
         let info = NodeInfo {
             node: name.into(),
             device: "script".into(),
@@ -302,6 +308,18 @@ impl node_server::Node for Scripted {
             due: None,
             over: false,
         }))
+    }
+
+    async fn tokenize(&self, _: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
+        Err(Status::unimplemented("a scripted node has no tokenizer"))
+    }
+
+    async fn detokenize(&self, _: Request<DetokenizeRequest>) -> Result<Response<DetokenizeResponse>, Status> {
+        Err(Status::unimplemented("a scripted node has no tokenizer"))
+    }
+
+    async fn embed(&self, _: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
+        Err(Status::unimplemented("a scripted node has no model"))
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeInfo>, Status> {

@@ -1,5 +1,6 @@
 //! Equipment for tests on real parts: processes, clients, a node whose every move the test decides.
 
+pub mod answers;
 pub mod artefact;
 pub mod client;
 pub mod edge;

@@ -55,6 +55,15 @@ pub fn benchmarks(ui: &Ui) -> Result<()> {
     Ok(())
 }
 
+/// Builds the program that measures the scheduler alone.
+pub fn scheduler(ui: &Ui) -> Result<()> {
+    let step = ui.step("build");
+    let mut command = exec::cargo(["build", "--release"]);
+    exec::run_cargo(command.args(PRODUCT).args(["--example", "schedule"]), &step)?;
+    step.done("the scheduler's example");
+    Ok(())
+}
+
 /// Builds `littoral` and `littoral-node`.
 pub fn binaries(ui: &Ui, device: Device) -> Result<()> {
     let step = ui.step("build");

@@ -34,6 +34,11 @@ pub fn binary(name: &str) -> PathBuf {
     target().join("release").join(name)
 }
 
+/// An example of the workspace, as built.
+pub fn example(name: &str) -> PathBuf {
+    target().join("release/examples").join(name)
+}
+
 /// State of `cargo xtask up`: the key, the edge's configuration, logs.
 pub fn state() -> PathBuf {
     root().join(".littoral")

@@ -35,7 +35,10 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     let tokens = options.kv_tokens.unwrap_or_else(|| kv_tokens(&estimate, options.slots.into()));
     let from = path.clone();
     let (loaded, kv_blocks) = tokio::task::spawn_blocking(move || load(&from, compute, tokens)).await??;
-    let chat = loaded.chat(&path)?;
+    let mut served = loaded.servable(&path)?;
+    if options.profile {
+        served.model = served.model.profiled();
+    }
     let settings = Settings {
         node: options.node.clone().unwrap_or_else(|| addresses.grpc.to_string()),
         model: options.name.clone().unwrap_or_else(|| model_name(&path)),
@@ -45,7 +48,7 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
         kv_blocks,
         speculate: options.speculate == Speculate::Auto,
     };
-    let server = Server::start(doors, chat, settings.clone())?;
+    let server = Server::start(doors, served, settings.clone())?;
     announce(&server, &settings, &addresses)?;
     let asked = async {
         tokio::select! {

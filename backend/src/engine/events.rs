@@ -8,11 +8,13 @@ use std::{
         mpsc::Sender,
     },
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use futures::Stream;
 use littoral_api::error::code;
 use littoral_proto::v1::{Error, Event, event::Kind};
+use metrics::Histogram;
 use tokio::sync::mpsc;
 
 use super::worker::Command;
@@ -24,7 +26,7 @@ const CAPACITY: usize = 24;
 /// The engine's end.
 #[derive(Debug)]
 pub struct Outlet {
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<(Instant, Event)>,
     queued: Arc<AtomicUsize>,
     stalled: Arc<AtomicBool>,
 }
@@ -44,7 +46,9 @@ impl Drop for Life {
 /// token.
 #[derive(Debug)]
 pub struct Events {
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::UnboundedReceiver<(Instant, Event)>,
+    /// How long events lay in the queue.
+    lay: Histogram,
     queued: Arc<AtomicUsize>,
     stalled: Arc<AtomicBool>,
     engine: Option<Arc<Life>>,
@@ -52,11 +56,11 @@ pub struct Events {
 }
 
 /// A way for events; `engine` is woken when the reader has made room or has gone.
-pub fn way(engine: Arc<Life>) -> (Outlet, Events) {
+pub fn way(engine: Arc<Life>, lay: Histogram) -> (Outlet, Events) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let (queued, stalled) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let outlet = Outlet { events: sender, queued: queued.clone(), stalled: stalled.clone() };
-    (outlet, Events { events: receiver, queued, stalled, engine: Some(engine), complete: false })
+    (outlet, Events { events: receiver, lay, queued, stalled, engine: Some(engine), complete: false })
 }
 
 impl Outlet {
@@ -79,7 +83,7 @@ impl Outlet {
     /// Sends an event; a reader that has gone needs none.
     pub fn send(&self, kind: Kind) {
         self.queued.fetch_add(1, Ordering::SeqCst);
-        let _ = self.events.send(Event { kind: Some(kind) });
+        let _ = self.events.send((Instant::now(), Event { kind: Some(kind) }));
     }
 }
 
@@ -89,7 +93,14 @@ impl Events {
         let (sender, events) = mpsc::unbounded_channel();
         let outlet = Outlet { events: sender, queued: Arc::default(), stalled: Arc::default() };
         outlet.send(Kind::Error(error));
-        Self { events, queued: outlet.queued, stalled: outlet.stalled, engine: None, complete: false }
+        Self {
+            events,
+            lay: Histogram::noop(),
+            queued: outlet.queued,
+            stalled: outlet.stalled,
+            engine: None,
+            complete: false,
+        }
     }
 
     /// The next event; None after the last.
@@ -113,7 +124,8 @@ impl Stream for Events {
             return Poll::Ready(None);
         }
         let event = match ready!(self.events.poll_recv(context)) {
-            Some(event) => {
+            Some((made, event)) => {
+                self.lay.record(made.elapsed());
                 self.queued.fetch_sub(1, Ordering::SeqCst);
                 event
             }

@@ -2,11 +2,14 @@
 
 use std::{sync::Arc, time::Instant};
 
+use tokio::sync::oneshot;
+
 use super::voice::Voice;
 use crate::{
     grammar::{Grammar, GrammarError},
     sample::Sampling,
     schedule::Prefix,
+    speculate::Eagerness,
 };
 
 /// Ids to text, for one answer. [`crate::text::Detokenizer`] with its tokenizer is one.
@@ -28,17 +31,24 @@ pub struct Job {
     pub prompt: Vec<u32>,
     /// The keys of the prompt's blocks, and who asks.
     pub prefix: Prefix,
-    /// At least one.
-    pub choices: Vec<Choice>,
+    pub task: Task,
     /// Longest answer, tokens, those already sent included; at least 1.
     pub max_tokens: usize,
     pub sampling: Arc<Sampling>,
-    /// Whether tokens may be drafted: the answer is the same.
-    pub speculate: bool,
+    /// Whether tokens are drafted, and when; None never. The answer is the same.
+    pub speculate: Option<Eagerness>,
     /// Tokens at which an answer ends; they have no text.
     pub ends: Arc<[u32]>,
     pub received: Instant,
     pub deadline: Option<Instant>,
+}
+
+/// What is made of a prompt.
+pub enum Task {
+    /// Answers; at least one.
+    Answer(Vec<Choice>),
+    /// Its vector, as the model gives it: the hidden state of its last token.
+    Embed(oneshot::Sender<Vec<f32>>),
 }
 
 /// One answer of a request.

@@ -1,5 +1,6 @@
 //! What is measured of the engine, under `littoral_node_*`.
 
+use crate::model::Part;
 use metrics::{Counter, Gauge, Histogram, Recorder, counter, gauge, histogram, with_local_recorder};
 
 /// Handles on the node's metrics. Times are seconds.
@@ -15,6 +16,10 @@ pub struct Metrics {
     pub schedule: Histogram,
     pub sample: Histogram,
     pub write: Histogram,
+    /// From an event's making until the connection takes it.
+    pub deliver: Histogram,
+    /// The parts of a step, in the order of [`Part::ALL`]; only where they are measured.
+    pub parts: [Histogram; Part::ALL.len()],
     /// Sequences in a step.
     pub batch: Histogram,
     pub running: Gauge,
@@ -68,6 +73,8 @@ impl Metrics {
             schedule: histogram!("littoral_node_schedule_seconds"),
             sample: histogram!("littoral_node_sample_seconds"),
             write: histogram!("littoral_node_write_seconds"),
+            deliver: histogram!("littoral_node_deliver_seconds"),
+            parts: Part::ALL.map(|part| histogram!("littoral_node_part_seconds", "part" => part.name())),
             batch: histogram!(BATCH),
             running: gauge!("littoral_node_running"),
             waiting: gauge!("littoral_node_queued"),

@@ -18,7 +18,7 @@ mod writer;
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
@@ -29,7 +29,7 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub use events::{Events, Outlet};
-pub use job::{Choice, Constraint, End, Job, Spelling};
+pub use job::{Choice, Constraint, End, Job, Spelling, Task};
 pub use metrics::{BATCH, Metrics, SECONDS, SEQUENCES};
 pub use sequence::end_of;
 pub use stop::StopMatcher;
@@ -37,7 +37,7 @@ pub use voice::{Said, Speech, Voice};
 
 use crate::{
     grammar::Masker,
-    model::{Model, Segment, StepError},
+    model::{Model, Segment, Spent, StepError},
     schedule::{Limits, Refused},
 };
 use events::Life;
@@ -55,11 +55,19 @@ const STEPS_BEHIND: usize = 4;
 pub trait Step: Send + 'static {
     /// Runs all rows of all segments; per segment the logits that were asked for, one row after the other.
     fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError>;
+    /// What the parts of the last step took, where that is measured.
+    fn spent(&self) -> Option<Spent> {
+        None
+    }
 }
 
 impl Step for Model {
     fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
         Model::step(self, segments)
+    }
+
+    fn spent(&self) -> Option<Spent> {
+        Model::spent(self)
     }
 }
 
@@ -86,6 +94,7 @@ struct Load {
     /// Bits of an f64.
     tokens_per_second: AtomicU64,
     draining: AtomicBool,
+    roots: Mutex<Arc<[u64]>>,
 }
 
 /// See [`Engine::load`].
@@ -151,14 +160,14 @@ impl Engine {
 
     /// Submits a job; its events follow, the last of them `usage` or `error`.
     pub fn submit(&self, admission: Admission, job: Job) -> Events {
-        let (outlet, events) = events::way(self.life.clone());
+        let (outlet, events) = events::way(self.life.clone(), self.metrics.deliver.clone());
         // A thread that has ended drops the job, and the events say so.
         let _ = self.life.0.send(Command::Run(Box::new(job), outlet, admission.0));
         events
     }
 
     pub fn load(&self) -> Snapshot {
-        let Load { running, waiting, free_blocks, cached_blocks, tokens_per_second, draining } = &*self.load;
+        let Load { running, waiting, free_blocks, cached_blocks, tokens_per_second, draining, .. } = &*self.load;
         Snapshot {
             running: running.load(Ordering::Relaxed),
             waiting: waiting.load(Ordering::Relaxed),
@@ -167,6 +176,12 @@ impl Engine {
             tokens_per_second: f64::from_bits(tokens_per_second.load(Ordering::Relaxed)),
             draining: draining.load(Ordering::Relaxed),
         }
+    }
+
+    /// Where the prefixes begin that the cache holds, the latest used first: the first 64 bits of the keys of their first
+    /// blocks.
+    pub fn roots(&self) -> Arc<[u64]> {
+        self.load.roots.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub fn limits(&self) -> &Limits {

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use littoral_proto::finish;
+use tokio::sync::oneshot;
 
 use super::{job::Constraint, voice::Said, writer::RequestId};
 use crate::{
-    grammar::{Grammar, GrammarError, Masker, Pending},
-    sample::{Mask, SampleError, Sampler, Scratch},
-    speculate::Lookup,
+    grammar::{GrammarError, Masker, Masks, Pending},
+    sample::{SampleError, Sampler, Scratch},
+    speculate::{Eagerness, Lookup},
 };
 
 pub struct Sequence {
@@ -24,13 +25,15 @@ pub struct Sequence {
     drafts: Vec<u32>,
     max_tokens: usize,
     ends: Arc<[u32]>,
+    /// Who wants the prompt's vector, in place of an answer.
+    pub vector: Option<oneshot::Sender<Vec<f32>>>,
 }
 
 /// How an answer is held to its grammar.
 enum Bound {
     /// Not before this token.
     After(Box<Constraint>),
-    /// The mask for the next token is computed.
+    /// The mask for the next token is computed, and those after drafts.
     Now(Pending),
 }
 
@@ -42,9 +45,10 @@ pub struct Parts {
     pub tokens: Vec<u32>,
     pub sampler: Sampler,
     pub constraint: Option<Constraint>,
-    pub speculate: bool,
+    pub speculate: Option<Eagerness>,
     pub max_tokens: usize,
     pub ends: Arc<[u32]>,
+    pub vector: Option<oneshot::Sender<Vec<f32>>>,
 }
 
 /// Why a token cannot be drawn.
@@ -58,14 +62,13 @@ pub enum DrawError {
 
 impl Sequence {
     pub fn new(parts: Parts, masker: &Masker) -> Self {
-        let Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends } = parts;
-        // Drafts would need a mask each.
-        let lookup = (speculate && constraint.is_none()).then(Lookup::default);
+        let Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends, vector } = parts;
+        let lookup = speculate.map(Lookup::new);
         let bound = constraint.map(|c| match c.after {
-            None => Bound::Now(masker.next(c.grammar, None)),
+            None => Bound::Now(masker.begin(c.grammar)),
             Some(_) => Bound::After(Box::new(c)),
         });
-        Self { request, at, tokens, sampler, bound, lookup, drafts: Vec::new(), max_tokens, ends }
+        Self { request, at, tokens, sampler, bound, lookup, drafts: Vec::new(), max_tokens, ends, vector }
     }
 
     /// Looks for drafts for the next step; how many there are.
@@ -77,6 +80,16 @@ impl Sequence {
             self.drafts.extend(lookup.draft(&self.tokens).iter().take(left));
         }
         self.drafts.len()
+    }
+
+    /// Has the masks after the first `drafts` drafts computed while the step runs.
+    pub fn look_ahead(&mut self, drafts: usize, masker: &Masker) {
+        if drafts > 0 {
+            self.bound = match self.bound.take() {
+                Some(Bound::Now(pending)) => Some(Bound::Now(masker.ahead(pending, self.drafts[..drafts].into()))),
+                bound => bound,
+            };
+        }
     }
 
     /// The tokens of a step: those known from `start` on, and the first `drafts` drafts.
@@ -95,11 +108,36 @@ impl Sequence {
     ) -> Result<Vec<Said>, DrawError> {
         let vocabulary = logits.len() / (drafts + 1);
         let mut said = Vec::with_capacity(drafts + 1);
+        let mut masks: Option<Masks> = None;
         for (i, row) in logits.chunks_exact(vocabulary.max(1)).enumerate() {
-            let token = self.draw(row, masker, scratch)?;
-            let (id, over) = (token.picked.id, token.end.is_some());
-            said.push(token);
-            if over || self.drafts.get(i).is_none_or(|draft| i >= drafts || *draft != id) {
+            if masks.is_none()
+                && let Some(Bound::Now(_)) = self.bound
+                && let Some(Bound::Now(pending)) = self.bound.take()
+            {
+                masks = Some(pending.wait()?);
+            }
+            let picked = self.sampler.pick(row, masks.as_ref().map(Masks::next), scratch)?;
+            let id = picked.id;
+            self.sampler.accept(id);
+            self.tokens.push(id);
+            let end = end_of(id, self.sampler.index() as usize, self.max_tokens, &self.ends);
+            let right = i < drafts && self.drafts.get(i) == Some(&id);
+            said.push(Said { picked, end });
+            if end.is_some() {
+                break;
+            }
+            match masks.take() {
+                None => self.unbound(id, masker)?,
+                Some(mut these) => {
+                    // Where the draft was right, the next row's mask may be there already.
+                    if right && these.pass() {
+                        masks = Some(these);
+                    } else {
+                        self.bound = Some(Bound::Now(masker.next(these, id)));
+                    }
+                }
+            }
+            if !right {
                 break;
             }
         }
@@ -109,33 +147,12 @@ impl Sequence {
         if said.is_empty() { Err(SampleError::Empty.into()) } else { Ok(said) }
     }
 
-    fn draw(&mut self, logits: &[f32], masker: &Masker, scratch: &mut Scratch) -> Result<Said, DrawError> {
-        let mut grammar: Option<Grammar> = None;
-        let mut mask = None;
-        if let Some(Bound::Now(_)) = self.bound
-            && let Some(Bound::Now(pending)) = self.bound.take()
-        {
-            let (bound, allowed) = pending.wait()?;
-            (grammar, mask) = (Some(bound), Some(allowed));
-        }
-        let picked = self.sampler.pick(logits, mask.as_ref().map(|m| m.as_slice() as &Mask), scratch)?;
-        self.sampler.accept(picked.id);
-        self.tokens.push(picked.id);
-        let end = end_of(picked.id, self.sampler.index() as usize, self.max_tokens, &self.ends);
-        if end.is_none() {
-            self.bind(picked.id, grammar, masker)?;
-        }
-        Ok(Said { picked, end })
-    }
-
-    /// Has the mask for the token after `id` computed.
-    fn bind(&mut self, id: u32, grammar: Option<Grammar>, masker: &Masker) -> Result<(), GrammarError> {
-        if let Some(grammar) = grammar {
-            self.bound = Some(Bound::Now(masker.next(grammar, Some(id))));
-        } else if let Some(Bound::After(mut constraint)) = self.bound.take() {
+    /// Takes in a token of an answer whose grammar may begin to hold after it.
+    fn unbound(&mut self, id: u32, masker: &Masker) -> Result<(), GrammarError> {
+        if let Some(Bound::After(mut constraint)) = self.bound.take() {
             constraint.accept(id)?;
             self.bound = Some(match constraint.after {
-                None => Bound::Now(masker.next(constraint.grammar, None)),
+                None => Bound::Now(masker.begin(constraint.grammar)),
                 Some(_) => Bound::After(constraint),
             });
         }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError},
     },
@@ -16,7 +16,7 @@ use littoral_proto::v1::Error;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Job, Load, Metrics, Outlet, Step,
+    Job, Load, Metrics, Outlet, Step, Task,
     sequence::{DrawError, Parts, Sequence},
     voice::Said,
     writer::{Note, Open, RequestId},
@@ -25,7 +25,7 @@ use crate::{
     grammar::Masker,
     model::{Logits, Segment, StepError},
     sample::{Sampler, Scratch},
-    schedule::{Ask, Id, Limits, Pace, Plan, Prefix, Refused, Rows, Scheduler},
+    schedule::{Ask, Beginning, Id, Limits, Pace, Plan, Prefix, Refused, Rows, Scheduler},
 };
 
 /// After so many steps in a row in which the device failed, the model is given up: the thread ends, and others can
@@ -67,6 +67,8 @@ pub(super) struct Worker<M> {
     metrics: Arc<Metrics>,
     scratch: Scratch,
     next_id: u64,
+    /// Version of the roots that were told last.
+    roots: (u64, u64),
     /// Tokens a second of the steps of late.
     speed: f64,
     /// Steps in a row in which the device failed.
@@ -99,6 +101,7 @@ impl<M: Step> Worker<M> {
             metrics,
             scratch: Scratch::default(),
             next_id: 0,
+            roots: (0, 0),
             speed: 0.0,
             failures: 0,
         }
@@ -172,28 +175,28 @@ impl<M: Step> Worker<M> {
         self.next_id += 1;
         let request = self.next_id;
         let outlet = Arc::new(outlet);
-        let Job {
-            request_id,
-            node,
-            prompt,
-            prefix,
-            choices,
-            max_tokens,
-            sampling,
-            speculate,
-            ends,
-            received,
-            deadline,
-        } = job;
+        let Job { request_id, node, prompt, prefix, task, max_tokens, sampling, speculate, ends, received, deadline } =
+            job;
+        let (choices, vector) = match task {
+            Task::Answer(choices) => (choices, None),
+            Task::Embed(vector) => (Vec::new(), Some(vector)),
+        };
         let mut voices = Vec::with_capacity(choices.len());
-        let mut sequences = Vec::with_capacity(choices.len());
+        let mut sequences = Vec::with_capacity(choices.len().max(1));
+        if vector.is_some() {
+            let (sampler, tokens) = (Sampler::new(sampling.clone(), 0, &[]), prompt.clone());
+            let (constraint, speculate, ends) = (None, None, ends.clone());
+            let parts = Parts { request, at: 0, tokens, sampler, constraint, speculate, max_tokens: 0, ends, vector };
+            sequences.push(Sequence::new(parts, &self.masker));
+        }
         for (at, choice) in choices.into_iter().enumerate() {
             if choice.voice.end().is_none() {
                 let mut sampler = Sampler::new(sampling.clone(), choice.index, &prompt);
                 choice.resumed.iter().for_each(|id| sampler.accept(*id));
                 let tokens = [prompt.as_slice(), &choice.resumed].concat();
                 let (constraint, ends) = (choice.constraint, ends.clone());
-                let parts = Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends };
+                let vector = None;
+                let parts = Parts { request, at, tokens, sampler, constraint, speculate, max_tokens, ends, vector };
                 sequences.push(Sequence::new(parts, &self.masker));
             }
             voices.push(choice.voice);
@@ -220,7 +223,9 @@ impl<M: Step> Worker<M> {
         let (id, request) = (self.next_id, sequence.request);
         let mut prefix = prefix.clone();
         prefix.extend(&sequence.tokens, self.scheduler.limits().block_tokens);
-        match self.scheduler.submit(id, sequence.tokens.len(), prefix) {
+        let known = sequence.tokens.len();
+        let prompt = self.requests.get(&request).map_or(known, |r| r.prompt);
+        match self.scheduler.submit(id, Beginning { known, prompt, prefix }) {
             Ok(displaced) => {
                 self.sequences.insert(id, sequence);
                 self.requests.entry(request).and_modify(|r| r.open.push(id));
@@ -291,6 +296,11 @@ impl<M: Step> Worker<M> {
 
     fn step(&mut self, plan: &[Rows]) {
         let began = Instant::now();
+        for rows in plan.iter().filter(|rows| rows.drafts > 0) {
+            if let Some(sequence) = self.sequences.get_mut(&rows.id) {
+                sequence.look_ahead(rows.drafts, &self.masker);
+            }
+        }
         let inputs: Vec<Vec<u32>> = plan
             .iter()
             .filter_map(|rows| self.sequences.get(&rows.id)?.input(rows.start, rows.count, rows.drafts))
@@ -318,6 +328,9 @@ impl<M: Step> Worker<M> {
         let took = began.elapsed();
         self.metrics.step.record(took);
         self.metrics.batch.record(plan.len() as f64);
+        if let Some(spent) = self.model.spent() {
+            self.metrics.parts.iter().zip(spent).for_each(|(part, spent)| part.record(spent));
+        }
         match result {
             Ok(logits) => {
                 self.failures = 0;
@@ -374,6 +387,14 @@ impl<M: Step> Worker<M> {
         let Some(logits) = logits else {
             return self.fail_sequence(rows.id, "the model gave no logits".into());
         };
+        if let Some(vector) = sequence.vector.take() {
+            let request = sequence.request;
+            self.scheduler.advance(rows, rows.count, &sequence.tokens);
+            self.over(rows.id);
+            // Whoever has gone needs no vector.
+            let _ = vector.send(logits);
+            return self.note(Note::Embedded(request));
+        }
         match sequence.extend(&logits, rows.drafts, (&self.masker, &mut self.scratch)) {
             Err(DrawError::Sample(error)) => self.fail_sequence(rows.id, error.to_string()),
             Err(DrawError::Grammar(error)) => {
@@ -438,7 +459,10 @@ impl<M: Step> Worker<M> {
         }
     }
 
-    fn publish(&self) {
+    fn publish(&mut self) {
+        if let Some(roots) = self.scheduler.roots(&mut self.roots) {
+            *self.load.roots.lock().unwrap_or_else(PoisonError::into_inner) = roots.into();
+        }
         let (scheduler, load) = (&self.scheduler, &self.load);
         load.running.store(scheduler.running(), Ordering::Relaxed);
         load.waiting.store(scheduler.waiting(), Ordering::Relaxed);

@@ -12,7 +12,10 @@ use std::{
     time::Instant,
 };
 
-use littoral_proto::v1::{Error, Finished, Started, Usage, event::Kind};
+use littoral_proto::{
+    finish,
+    v1::{Error, Finished, Started, Usage, event::Kind},
+};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
@@ -39,6 +42,8 @@ pub enum Note {
         code: &'static str,
         error: Error,
     },
+    /// The prompt's vector is given out.
+    Embedded(RequestId),
     Cancelled(RequestId),
 }
 
@@ -96,6 +101,7 @@ impl Writer {
                     }
                     self.close(request, End::Failed(code));
                 }
+                Note::Embedded(request) => self.complete(request, finish::STOP),
                 Note::Cancelled(request) => self.close(request, End::Cancelled),
             }
         }
@@ -156,6 +162,13 @@ impl Writer {
         else {
             return;
         };
+        self.complete(id, reason);
+    }
+
+    /// All that was asked is done: what it took, and no more.
+    fn complete(&mut self, id: RequestId, reason: &'static str) {
+        let Some(request) = self.requests.get(&id) else { return };
+        let open = &request.open;
         open.outlet.send(Kind::Usage(Usage {
             prompt_tokens: open.prompt_tokens,
             completion_tokens: open.voices.iter().map(Voice::tokens).sum(),

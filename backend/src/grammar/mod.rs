@@ -16,7 +16,7 @@ use llguidance::{
 };
 use toktrie::{ApproximateTokEnv, SimpleVob, TokRxInfo, TokTrie};
 
-pub use masker::{Masker, Pending};
+pub use masker::{Masker, Masks, Pending};
 
 /// Compiled grammars that are kept.
 const KEPT: usize = 32;
@@ -130,6 +130,11 @@ impl Grammars {
 }
 
 impl Grammar {
+    /// A copy that goes its own way.
+    fn fork(&self) -> Self {
+        Self { matcher: self.matcher.deep_clone(), ends: self.ends.clone() }
+    }
+
     /// Takes the next token of the answer in.
     pub fn accept(&mut self, id: u32) -> Result<(), GrammarError> {
         if self.ends.contains(&id) {

@@ -90,12 +90,19 @@ fn a_known_grammar_begins_anew_each_time_and_the_oldest_is_forgotten() {
 #[test]
 fn masks_come_from_their_own_thread() {
     let masker = Masker::start().unwrap();
-    let pending = masker.next(grammars().get(&Spec::Regex("ab".into())).unwrap(), None);
-    let (grammar, mask) = pending.wait().unwrap();
-    assert!(mask.is_allowed(u32::from(b'a')) && !mask.is_allowed(u32::from(b'b')));
-    let (grammar, mask) = masker.next(grammar, Some(u32::from(b'a'))).wait().unwrap();
-    assert!(mask.is_allowed(u32::from(b'b')));
-    assert!(matches!(masker.next(grammar, Some(u32::from(b'x'))).wait(), Err(GrammarError::Step(_))));
+    let allowed = |masks: &Masks, id: u8| masks.next()[usize::from(id) / 32] >> (id % 32) & 1 == 1;
+    let masks = masker.begin(grammars().get(&Spec::Regex("abc?".into())).unwrap()).wait().unwrap();
+    assert!(allowed(&masks, b'a') && !allowed(&masks, b'b'));
+    // Right for a while: masks are there as long as the grammar lets the drafts through, and the grammar is where it was.
+    let pending = masker.next(masks, u32::from(b'a'));
+    let drafts = [b'b', b'x', b'c'].map(u32::from);
+    let mut masks = masker.ahead(pending, drafts.into()).wait().unwrap();
+    assert!(allowed(&masks, b'b') && !allowed(&masks, b'x'));
+    assert!(masks.pass() && allowed(&masks, b'c') && !allowed(&masks, b'b'));
+    assert!(!masks.pass(), "nothing comes after a draft that is not allowed");
+    let masks = masker.next(masks, u32::from(b'c')).wait().unwrap();
+    assert!(masks.next()[END as usize / 32] >> (END % 32) & 1 == 1 && !allowed(&masks, b'c'));
+    assert!(matches!(masker.next(masks, u32::from(b'x')).wait(), Err(GrammarError::Step(_))));
 }
 
 #[test]

@@ -60,6 +60,15 @@ pub struct Opened {
     pub label: String,
     /// Bytes it has, if it says so.
     pub memory: Option<u64>,
+    pub kind: Kind,
+}
+
+/// What computes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(any(feature = "wgpu", feature = "cuda")), allow(dead_code))]
+pub enum Kind {
+    Cpu,
+    Gpu,
 }
 
 impl DeviceChoice {
@@ -106,7 +115,7 @@ fn cpu() -> Opened {
     let plural = if threads == 1 { "" } else { "s" };
     memory::keep_freed();
     let label = format!("cpu (flex, {threads} thread{plural}, {})", simd());
-    Opened { device: Device::flex(), label, memory: memory::total() }
+    Opened { device: Device::flex(), label, memory: memory::total(), kind: Kind::Cpu }
 }
 
 /// The instructions that the kernels use on this processor.
@@ -165,7 +174,7 @@ fn opened(
             return None;
         }
         let label = identity.map_or_else(|| name.to_owned(), |id| format!("{name} ({})", id.name));
-        Some(Opened { device, label, memory: None })
+        Some(Opened { device, label, memory: None, kind: Kind::Gpu })
     }));
     let none = || Problem::Device(format!("no '{name}' device was found: check the driver, or use `--device cpu`"));
     found.ok().flatten().ok_or_else(none)

@@ -7,6 +7,7 @@ mod batch;
 mod cache;
 mod config;
 mod device;
+mod embedding;
 mod error;
 mod estimate;
 mod experts;
@@ -15,6 +16,7 @@ mod linear;
 mod load;
 mod memory;
 mod ops;
+mod profile;
 mod rope;
 mod transformer;
 
@@ -36,14 +38,19 @@ use crate::{
 
 pub use attention::Form;
 use cache::KvCache;
+use config::AttentionConfig;
 pub use config::{ARCHITECTURES, Config};
-use device::Opened;
 pub use device::{DeviceChoice, UnknownDevice};
+use device::{Kind, Opened};
+pub(crate) use embedding::MODULES;
+pub use embedding::Pooling;
 pub use error::{LoadError, Problem, StepError};
 pub use estimate::Estimate;
 use load::Precision;
 pub use load::Survey;
-use transformer::Transformer;
+use profile::Profile;
+pub use profile::{Part, Spent};
+use transformer::{Output, State, Transformer};
 
 /// Tokens whose keys and values one block holds.
 pub const BLOCK_TOKENS: usize = 16;
@@ -61,7 +68,7 @@ pub struct Segment<'a> {
     pub logits: Logits,
 }
 
-/// Of which tokens of a segment logits are wanted.
+/// Of which tokens of a segment logits are wanted; of a model that embeds, hidden states.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Logits {
     None,
@@ -149,6 +156,16 @@ pub struct ModelInfo {
     pub kv_bytes_per_block: u64,
     /// Bytes of the weights as they lie in memory.
     pub weights_bytes: u64,
+    /// A row comes out the same to the last bit, whichever rows are computed beside it.
+    pub batch_invariant: bool,
+    /// Of a model that makes vectors of texts instead of generating.
+    pub pooling: Option<Pooling>,
+}
+
+/// Whether a row's bits depend on that row and its past alone. The CPU's kernels go through every row in one order; GPUs
+/// pick kernels by the number of rows, and latent and compressed attention pick forms by it, which round differently.
+fn batch_invariant(attention: &AttentionConfig, device: Kind) -> bool {
+    device == Kind::Cpu && matches!(attention, AttentionConfig::Grouped(_))
 }
 
 /// Reads the headers of a model's files and says what it will need.
@@ -200,6 +217,14 @@ pub fn load(path: &Path, options: Options, progress: &dyn Fn(u64, u64)) -> Resul
 }
 
 impl Loaded {
+    /// Refuses a model that can neither converse nor embed; `path` is where it was loaded from.
+    pub fn servable(self, path: &Path) -> Result<Servable, LoadError> {
+        match (self.model.info.pooling, self.tokenizer) {
+            (Some(_), Some(tokenizer)) => Ok(Servable { model: self.model, tokenizer, template: None }),
+            (_, tokenizer) => Self { tokenizer, ..self }.chat(path).map(Servable::from),
+        }
+    }
+
     /// Refuses a model that has no tokenizer or no chat template; `path` is where it was loaded from.
     pub fn chat(self, path: &Path) -> Result<Chat, LoadError> {
         let without = |what: &str| LoadError::Unsupported {
@@ -212,6 +237,20 @@ impl Loaded {
     }
 }
 
+/// A model that a node serves: one that converses, or one that embeds.
+pub struct Servable {
+    pub model: Model,
+    pub tokenizer: Arc<Tokenizer>,
+    /// Of one that converses.
+    pub template: Option<ChatTemplate>,
+}
+
+impl From<Chat> for Servable {
+    fn from(Chat { model, tokenizer, template }: Chat) -> Self {
+        Self { model, tokenizer, template: Some(template) }
+    }
+}
+
 /// A transformer with its cache.
 pub struct Model {
     transformer: Transformer,
@@ -219,6 +258,7 @@ pub struct Model {
     device: Device,
     label: String,
     info: ModelInfo,
+    profile: Profile,
     /// What the device said when it failed; the cache is lost then.
     failed: Option<String>,
 }
@@ -237,7 +277,8 @@ impl Model {
             return Err(Problem::Device(format!("a cache of {kv_blocks} blocks cannot be")));
         }
         let estimate = Estimate::of(checkpoint, &config, options.quantize.format())?;
-        let Opened { device, label, memory } = options.device.open()?;
+        let pooling = Pooling::of(checkpoint, config.dim)?;
+        let Opened { device, label, memory, kind } = options.device.open()?;
         if let Some(there) = memory {
             estimate.fits(there, &label, &config, kv_blocks)?;
         }
@@ -260,8 +301,10 @@ impl Model {
             revision,
             kv_bytes_per_block: config.kv_bytes_per_block(),
             weights_bytes: estimate.weights_bytes,
+            batch_invariant: batch_invariant(&config.attention, kind),
+            pooling,
         };
-        Ok(Self { transformer, cache, device, label, info, failed: None })
+        Ok(Self { transformer, cache, device, label, info, profile: Profile::default(), failed: None })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -274,7 +317,7 @@ impl Model {
     }
 
     /// Runs all rows of all segments in one forward pass. Per segment the logits that it wants, f32: none, `[vocab]` or
-    /// `[tokens, vocab]`, row after row.
+    /// `[tokens, vocab]`, row after row. A model that embeds gives hidden states in their place, `[dim]` each.
     pub fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
         if let Some(failed) = &self.failed {
             return Err(StepError::Device(failed.clone()));
@@ -283,9 +326,14 @@ impl Model {
         if segments.is_empty() {
             return Ok(Vec::new());
         }
+        let (output, width) = match self.info.pooling {
+            None => (Output::Logits, self.info.vocab),
+            Some(pooling) => (Output::Hidden, pooling.dimensions),
+        };
+        self.profile.start();
         let forward = catch_unwind(AssertUnwindSafe(|| {
-            let logits = self.transformer.forward(segments, &mut self.cache, &self.device);
-            logits.map(Tensor::into_data)
+            let state = State { cache: &mut self.cache, device: &self.device, profile: &mut self.profile };
+            self.transformer.forward(segments, output, state).map(Tensor::into_data)
         }));
         let logits = match forward {
             Ok(logits) => logits,
@@ -310,14 +358,26 @@ impl Model {
                 Logits::Last => 1,
                 Logits::All => segment.tokens.len(),
             };
-            let (own, after) = rest.split_at(rows * self.info.vocab);
+            let (own, after) = rest.split_at(rows * width);
             rest = after;
             if own.iter().any(|x| !x.is_finite()) {
                 return Err(StepError::NotFinite { segment: i });
             }
             out.push(Some(own.to_vec()));
         }
+        self.profile.stop(Part::Readback);
         Ok(out)
+    }
+
+    /// From now on, where each step spends its time is measured.
+    pub fn profiled(mut self) -> Self {
+        self.profile = Profile::on(self.device.clone());
+        self
+    }
+
+    /// What the parts of the last step took, if that is measured.
+    pub fn spent(&self) -> Option<Spent> {
+        self.profile.spent()
     }
 
     fn check(&self, segment: &Segment) -> Result<(), StepError> {

@@ -14,6 +14,7 @@ use super::{
     hyper::Hyper,
     linear::{Linear, Mlp, Weight},
     ops,
+    profile::{Part, Profile},
     rope::Rope,
 };
 
@@ -31,6 +32,22 @@ pub struct Layer {
     pub feed_forward: FeedForward,
     /// How the two halves mix the residual streams, where there are several.
     pub hyper: Option<[Hyper; 2]>,
+}
+
+/// What is wanted of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// `[n, vocab]`
+    Logits,
+    /// What the head would be given, `[n, dim]`.
+    Hidden,
+}
+
+/// What a forward pass works on besides the weights.
+pub struct State<'a> {
+    pub cache: &'a mut KvCache,
+    pub device: &'a Device,
+    pub profile: &'a mut Profile,
 }
 
 /// The whole model, without a cache.
@@ -56,14 +73,18 @@ impl Transformer {
         }
     }
 
-    /// Runs the tokens of all segments and returns the logits that they want, `[n, vocab]`, segment by segment; None if
-    /// none wants any.
-    pub fn forward(&self, segments: &[Segment], cache: &mut KvCache, device: &Device) -> Option<Tensor<2>> {
+    /// Runs the tokens of all segments and returns the output that they want, segment by segment; None if none wants any.
+    pub fn forward(&self, segments: &[Segment], output: Output, state: State) -> Option<Tensor<2>> {
+        let State { cache, device, profile } = state;
         let batch = Batch::of(segments, &self.ropes, device);
         let x = self.embedding.rows(batch.ids.clone());
+        profile.stop(Part::Embedding);
         let x = match &self.hyper_head {
-            None => self.one_stream(x, &batch, cache),
-            Some(head) => head.head(self.streams(x, head.config.streams, &batch, cache)),
+            None => self.one_stream(x, &batch, cache, profile),
+            Some(head) => {
+                let streams = (x, head.config.streams);
+                head.head(self.streams(streams, &batch, cache, profile))
+            }
         };
         let wanted = wanted(segments);
         if wanted.is_empty() {
@@ -71,21 +92,35 @@ impl Transformer {
         }
         let all = wanted.len() == x.dims()[0];
         let x = if all { x } else { x.select(0, cache::indices(wanted, device)) };
-        Some(self.head.of(self.normed(x, &self.norm)))
+        let x = self.normed(x, &self.norm);
+        let x = match output {
+            Output::Logits => self.head.of(x),
+            Output::Hidden => x,
+        };
+        profile.stop(Part::Head);
+        Some(x)
     }
 
-    fn one_stream(&self, mut x: Tensor<2>, batch: &Batch, cache: &mut KvCache) -> Tensor<2> {
+    fn one_stream(&self, mut x: Tensor<2>, batch: &Batch, cache: &mut KvCache, profile: &mut Profile) -> Tensor<2> {
         for (i, layer) in self.layers.iter().enumerate() {
             let y = self.normed(x.clone(), &layer.attention_norm);
             x = x + layer.attention.of(i, y, batch, cache, &self.ropes);
+            profile.stop(Part::Attention);
             let y = self.normed(x.clone(), &layer.feed_forward_norm);
             x = x + layer.feed_forward.of(y, batch);
+            profile.stop(Part::FeedForward);
         }
         x
     }
 
-    /// `x`, `[rows, dim]`, to `[rows, streams, dim]`.
-    fn streams(&self, x: Tensor<2>, n: usize, batch: &Batch, cache: &mut KvCache) -> Tensor<3> {
+    /// `x`, `[rows, dim]`, to `[rows, n, dim]`: `n` streams.
+    fn streams(
+        &self,
+        (x, n): (Tensor<2>, usize),
+        batch: &Batch,
+        cache: &mut KvCache,
+        profile: &mut Profile,
+    ) -> Tensor<3> {
         let [rows, dim] = x.dims();
         let mut streams = x.unsqueeze_dim::<3>(1).expand([rows, n, dim]);
         for (i, layer) in self.layers.iter().enumerate() {
@@ -93,9 +128,11 @@ impl Transformer {
             let mix = first.mix(&streams);
             let y = self.normed(mix.input(&streams), &layer.attention_norm);
             streams = mix.output(streams, layer.attention.of(i, y, batch, cache, &self.ropes));
+            profile.stop(Part::Attention);
             let mix = second.mix(&streams);
             let y = self.normed(mix.input(&streams), &layer.feed_forward_norm);
             streams = mix.output(streams, layer.feed_forward.of(y, batch));
+            profile.stop(Part::FeedForward);
         }
         streams
     }

@@ -1,6 +1,6 @@
 //! Who gets a slot, and who loses one.
 
-use super::{Admitted, Ask, Id, Plan, Prefix, Refused, Running, Scheduler, queue::Waiting};
+use super::{Admitted, Ask, Beginning, Id, Plan, Refused, Running, Scheduler, queue::Waiting};
 
 /// Whether a request can start now.
 enum Fit {
@@ -12,9 +12,10 @@ enum Fit {
 }
 
 impl Scheduler {
-    /// Takes a request of `known` tokens, which start with what `prefix` names. A full queue takes it too if another
-    /// user has more requests there: the newest of those is displaced, and its id returned.
-    pub fn submit(&mut self, id: Id, known: usize, prefix: Prefix) -> Result<Option<Id>, Refused> {
+    /// Takes a request. A full queue takes it too if another user has more requests there: the newest of those is
+    /// displaced, and its id returned.
+    pub fn submit(&mut self, id: Id, beginning: Beginning) -> Result<Option<Id>, Refused> {
+        let Beginning { known, prompt, prefix } = beginning;
         let room = self.limits.room();
         if known == 0 || known >= room {
             return Err(Refused::TooLong { tokens: known, room });
@@ -28,7 +29,7 @@ impl Scheduler {
             displaced = Some(victim);
         }
         self.arrivals += 1;
-        self.queue.push(Waiting { id, arrival: self.arrivals, known, prefix, begun: false });
+        self.queue.push(Waiting { id, arrival: self.arrivals, known, prompt, prefix, begun: false });
         Ok(displaced)
     }
 
@@ -85,6 +86,9 @@ impl Scheduler {
         let keys = self.reusable(&request);
         blocks.extend(keys.iter().map_while(|key| self.pool.share(key)));
         let sealed = blocks.len();
+        if let Some(root) = keys.first().filter(|_| sealed > 0) {
+            self.roots.used(*root);
+        }
         for key in &keys[sealed..] {
             self.reading.entry(*key).or_insert(request.id);
         }
@@ -92,14 +96,14 @@ impl Scheduler {
             let Some(block) = self.pool.take(blocks.last().copied()) else { break };
             blocks.push(block);
         }
-        let Waiting { id, arrival, known, prefix, .. } = request;
+        let Waiting { id, arrival, known, prompt, prefix, .. } = request;
         let fed = sealed * self.limits.block_tokens;
         self.queue.started(prefix.scope());
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1
         });
-        self.slots[slot] = Some(Running { id, arrival, prefix, blocks, known, fed, sealed, ask });
+        self.slots[slot] = Some(Running { id, arrival, prefix, blocks, known, prompt, fed, sealed, ask });
         self.slot_of.insert(id, slot);
         Admitted { id, cached: fed }
     }
@@ -128,14 +132,14 @@ impl Scheduler {
     /// Takes a slot away. What the sequence has computed is kept as long as there are blocks for it.
     pub(super) fn preempt(&mut self, slot: usize, plan: &mut Plan) {
         let Some(sequence) = self.vacate(slot) else { return };
-        let Running { id, arrival, known, prefix, ask, .. } = sequence;
+        let Running { id, arrival, known, prompt, prefix, ask, .. } = sequence;
         plan.rows.retain(|rows| rows.id != id);
         let admitted = plan.admitted.len();
         plan.admitted.retain(|a| a.id != id);
         if plan.admitted.len() == admitted {
             plan.preempted.push(id);
         }
-        let request = Waiting { id, arrival, known, prefix, begun: true };
+        let request = Waiting { id, arrival, known, prompt, prefix, begun: true };
         if ask.ready { self.queue.push(request) } else { self.paused.push(request) }
     }
 

@@ -3,13 +3,15 @@
 //! Each step runs one row (and its drafts) for every sequence that generates, then prompt rows up to a budget, shared
 //! between the prompts being read so that a short one is not held up by a long one. Blocks are taken as sequences grow.
 //! What a sequence has computed is found again by what it holds ([`prefix`]), by itself after a preemption and by others
-//! of its scope. Slots are shared evenly between users ([`queue`]): a user without one takes it from whoever holds most.
+//! of its scope. What must be computed again of an answer is either read like a prompt or, where a row's result depends on
+//! how many are computed at once, fed one token a step as it was at first ([`Replay`]). Slots are shared evenly between users ([`queue`]): a user without one takes it from whoever holds most.
 
 mod admit;
 mod blocks;
 mod pace;
 mod prefix;
 mod queue;
+mod roots;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -23,6 +25,7 @@ pub use prefix::{Key, Prefix};
 
 use prefix::ByKey;
 use queue::{Queue, Waiting};
+use roots::Roots;
 
 /// Names a request; the caller chooses it and never uses it twice.
 pub type Id = u64;
@@ -42,6 +45,29 @@ pub struct Limits {
     pub block_tokens: usize,
     /// Longest prompt plus completion of the model, tokens.
     pub context: usize,
+    pub replay: Replay,
+}
+
+/// How generated tokens are computed again: those another node sent already, and those of a sequence that lost its slot
+/// and whose blocks were given away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Replay {
+    /// With the prompt, many a step. For models whose rows come out the same in any company.
+    #[default]
+    Prefill,
+    /// One a step, beside the rows of others: in the form, and with the result, of the first time.
+    Decode,
+}
+
+/// What a sequence begins with.
+#[derive(Debug, Clone)]
+pub struct Beginning {
+    /// Tokens known: prompt and generated.
+    pub known: usize,
+    /// Of those, the prompt's.
+    pub prompt: usize,
+    /// Names what the known tokens start with, and who asks.
+    pub prefix: Prefix,
 }
 
 impl Limits {
@@ -113,6 +139,8 @@ struct Running {
     blocks: Vec<u32>,
     /// Tokens known: prompt and generated.
     known: usize,
+    /// Tokens of the prompt.
+    prompt: usize,
     /// Tokens whose keys and values are in the cache.
     fed: usize,
     /// Blocks that others may find.
@@ -121,8 +149,18 @@ struct Running {
 }
 
 impl Running {
-    fn due(&self) -> usize {
-        self.known - self.fed
+    /// Tokens that the next step may run at once, drafts aside.
+    fn due(&self, replay: Replay) -> usize {
+        match replay {
+            Replay::Decode if self.fed >= self.prompt => 1,
+            Replay::Decode => self.prompt.min(self.known) - self.fed,
+            Replay::Prefill => self.known - self.fed,
+        }
+    }
+
+    /// Whether `count` tokens from those that are due on include the last one known.
+    fn ends_with(&self, count: usize) -> bool {
+        self.fed + count == self.known
     }
 
     fn user(&self) -> Key {
@@ -142,6 +180,7 @@ pub struct Scheduler {
     slot_of: HashMap<Id, usize>,
     /// Blocks that a running sequence is about to fill: who begins alike waits for them instead of computing them too.
     reading: ByKey<Id>,
+    roots: Roots,
     arrivals: u64,
 }
 
@@ -155,6 +194,7 @@ impl Scheduler {
             slots: (0..limits.slots).map(|_| None).collect(),
             slot_of: HashMap::new(),
             reading: ByKey::default(),
+            roots: Roots::default(),
             arrivals: 0,
             limits,
         }
@@ -176,20 +216,22 @@ impl Scheduler {
 
     /// A row for everyone who generates, oldest first, and drafts where they cost nobody anything.
     fn generate(&mut self, plan: &mut Plan) {
-        let generates = |s: &Running| s.ask.ready && s.due() == 1;
-        let reads = self.slots.iter().flatten().any(|s| s.ask.ready && s.due() > 1);
+        let replay = self.limits.replay;
+        let generates = |s: &Running| s.ask.ready && s.due(replay) == 1;
+        let reads = self.slots.iter().flatten().any(|s| s.ask.ready && s.due(replay) > 1);
         let mut order: Vec<(u64, usize)> =
             self.occupied().filter(|(_, s)| generates(s)).map(|(i, s)| (s.arrival, i)).collect();
         order.sort_unstable();
         let mut spare = (self.limits.rows() / if reads { 2 } else { 1 }).saturating_sub(order.len());
         for (_, slot) in order {
             // A sequence that came before may have taken this one's blocks.
-            let Some((id, start)) = self.slots[slot].as_ref().map(|s| (s.id, s.fed)) else { continue };
+            let next = self.slots[slot].as_ref().map(|s| (s.id, s.fed, s.ends_with(1)));
+            let Some((id, start, last)) = next else { continue };
             if self.grow(slot, start + 1, plan) {
-                plan.rows.push(Rows { id, slot, start, count: 1, last: true, drafts: 0 });
+                plan.rows.push(Rows { id, slot, start, count: 1, last, drafts: 0 });
             }
         }
-        for rows in &mut plan.rows {
+        for rows in plan.rows.iter_mut().filter(|rows| rows.last) {
             let Some(sequence) = self.slots[rows.slot].as_mut() else { continue };
             let wanted = sequence.ask.drafts.min(spare);
             let places = |s: &Running| s.blocks.len() * self.limits.block_tokens - (rows.start + 1);
@@ -228,8 +270,9 @@ impl Scheduler {
         if taken > 0 {
             budget = budget.min(prompt_rows.max(1));
         }
-        let mut order: Vec<(usize, u64, usize)> =
-            self.occupied().filter(|(_, s)| s.ask.ready && s.due() > 1).map(|(i, s)| (s.due(), s.arrival, i)).collect();
+        let replay = self.limits.replay;
+        let due = self.occupied().filter(|(_, s)| s.ask.ready).map(|(i, s)| (s.due(replay), s.arrival, i));
+        let mut order: Vec<(usize, u64, usize)> = due.filter(|(due, ..)| *due > 1).collect();
         if budget < order.len() {
             // Not a row for everyone: the oldest first, so that a long prompt is not passed over for ever.
             order.sort_unstable_by_key(|(_, arrival, _)| *arrival);
@@ -242,8 +285,8 @@ impl Scheduler {
             let count = due.min(budget.div_ceil(left));
             (budget, left) = (budget - count, left - 1);
             if count > 0 {
-                let (id, start) = (sequence.id, sequence.fed);
-                plan.rows.push(Rows { id, slot, start, count, last: count == due, drafts: 0 });
+                let (id, start, last) = (sequence.id, sequence.fed, sequence.ends_with(count));
+                plan.rows.push(Rows { id, slot, start, count, last, drafts: 0 });
             }
         }
     }
@@ -259,6 +302,9 @@ impl Scheduler {
         for i in sequence.sealed..full {
             let key = sequence.prefix.keys()[i];
             self.pool.seal(sequence.blocks[i], key);
+            if i == 0 {
+                self.roots.used(key);
+            }
             if self.reading.get(&key) == Some(&rows.id) {
                 self.reading.remove(&key);
             }
@@ -291,6 +337,13 @@ impl Scheduler {
     /// Requests without a slot.
     pub fn waiting(&self) -> usize {
         self.queue.len() + self.paused.len()
+    }
+
+    /// Where the prefixes begin that the cache holds: see [`Roots::held`]. None while they are those of `known`, which is
+    /// then brought up to date.
+    pub fn roots(&self, known: &mut (u64, u64)) -> Option<Vec<u64>> {
+        let version = self.roots.version(&self.pool);
+        (std::mem::replace(known, version) != version).then(|| self.roots.held(&self.pool))
     }
 
     /// The blocks, for what is measured of them.

@@ -28,6 +28,11 @@ impl Key {
         Self::of(hash)
     }
 
+    /// Its first 64 bits.
+    pub fn short(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
     fn of(hash: Sha256) -> Self {
         let digest = hash.finalize();
         Self(digest[..16].iter().fold(0, |n, b| n << 8 | u128::from(*b)))

@@ -18,6 +18,8 @@ pub struct Waiting {
     pub arrival: u64,
     /// Tokens known: prompt and generated.
     pub known: usize,
+    /// Of those, the prompt's.
+    pub prompt: usize,
     pub prefix: Prefix,
     /// It has run already and was preempted.
     pub begun: bool,

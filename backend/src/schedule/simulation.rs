@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::*;
 
-const LIMITS: Limits = Limits { slots: 6, queue: 10, rows: 24, blocks: 48, block_tokens: 4, context: 120 };
+const LIMITS: Limits =
+    Limits { slots: 6, queue: 10, rows: 24, blocks: 48, block_tokens: 4, context: 120, replay: Replay::Prefill };
 const TENANTS: usize = 4;
 const STEPS: usize = 1_000_000;
 
@@ -25,6 +26,8 @@ impl Random {
 struct Request {
     tenant: usize,
     tokens: Vec<u32>,
+    /// Of its tokens, those that were asked, not generated.
+    prompt: usize,
     fed: usize,
     end: usize,
     running: bool,
@@ -46,6 +49,8 @@ struct Counts {
     cached: usize,
     drafted: usize,
     rejected: usize,
+    /// Generated tokens that were computed one by one again.
+    replayed: usize,
     longest_wait: usize,
 }
 
@@ -59,10 +64,10 @@ struct World {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(replay: Replay) -> Self {
         Self {
             random: Random(0x9E37_79B9_7F4A_7C15),
-            scheduler: Scheduler::new(LIMITS),
+            scheduler: Scheduler::new(Limits { replay, ..LIMITS }),
             requests: BTreeMap::new(),
             content: vec![None; LIMITS.blocks * LIMITS.block_tokens],
             next: 0,
@@ -77,15 +82,17 @@ impl World {
         let mut tokens: Vec<u32> = (0..shared as u32).collect();
         tokens.extend((0..own).map(|_| self.random.below(7) as u32));
         let prefix = Prefix::of(Key::scope(&tenant.to_string(), None), &tokens, LIMITS.block_tokens);
+        // Some were begun elsewhere.
+        let prompt = if self.random.one_in(4) { 1 + self.random.below(tokens.len()) } else { tokens.len() };
         self.next += 1;
-        match self.scheduler.submit(self.next, tokens.len(), prefix) {
+        match self.scheduler.submit(self.next, Beginning { known: tokens.len(), prompt, prefix }) {
             Err(Refused::TooLong { .. }) => assert!(tokens.len() >= LIMITS.room()),
             Err(Refused::QueueFull { .. }) => self.counts.refused += 1,
             Ok(displaced) => {
                 let end = (tokens.len() + 1 + self.random.below(40)).min(LIMITS.room());
                 // Readers are behind in the second half only: until then, how long one waits is the scheduler's doing alone.
                 let slow = step > STEPS / 2 && self.random.one_in(20);
-                let request = Request { tenant, tokens, fed: 0, end, running: false, since: step, slow };
+                let request = Request { tenant, tokens, prompt, fed: 0, end, running: false, since: step, slow };
                 self.requests.insert(self.next, request);
                 if let Some(id) = displaced {
                     let gone = self.requests.remove(&id).expect("one that waits is displaced");
@@ -147,6 +154,11 @@ impl World {
         let request = self.requests.get_mut(&rows.id).unwrap();
         assert!(request.running);
         assert_eq!(rows.start, request.fed);
+        if self.scheduler.limits.replay == Replay::Decode {
+            let read = rows.count - rows.drafts;
+            assert!(read == 1 || rows.start + read <= request.prompt, "generated tokens are read {read} at once");
+            self.counts.replayed += usize::from(!rows.last && rows.start >= request.prompt);
+        }
         assert_eq!(rows.last, rows.start + rows.count - rows.drafts == request.tokens.len());
         // Drafts are tokens nobody knows yet: 99.
         let drafts = std::iter::repeat_n(99, rows.drafts);
@@ -202,7 +214,17 @@ impl World {
 
 #[test]
 fn a_million_steps_lose_leak_and_mix_up_nothing_and_serve_everyone() {
-    let mut world = World::new();
+    let counts = live(World::new(Replay::Prefill));
+    assert_eq!(counts.replayed, 0);
+}
+
+#[test]
+fn nor_do_a_million_steps_that_feed_what_was_generated_one_by_one() {
+    let counts = live(World::new(Replay::Decode));
+    assert!(counts.replayed > 500, "{} tokens were fed again", counts.replayed);
+}
+
+fn live(mut world: World) -> Counts {
     for step in 0..STEPS {
         let draining = step > STEPS - 2_000;
         if !draining && world.random.one_in(9) {
@@ -234,4 +256,5 @@ fn a_million_steps_lose_leak_and_mix_up_nothing_and_serve_everyone() {
         assert!(count > 500, "{what} {count} times only");
     }
     assert!(c.longest_wait < 1_000, "someone waited {} steps", c.longest_wait);
+    world.counts
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 
 use super::*;
 
-const LIMITS: Limits = Limits { slots: 4, queue: 6, rows: 24, blocks: 40, block_tokens: 4, context: 100 };
+const LIMITS: Limits =
+    Limits { slots: 4, queue: 6, rows: 24, blocks: 40, block_tokens: 4, context: 100, replay: Replay::Prefill };
 const ALL: Ask = Ask { ready: true, drafts: 0 };
 
 /// A scheduler and the tokens of its sequences. The tokens of `user` begin with its name's length, so that users differ.
@@ -21,7 +22,7 @@ impl Bench {
     fn submit(&mut self, id: Id, user: &str, tokens: &[u32]) -> Result<Option<Id>, Refused> {
         let prefix = Prefix::of(Key::scope(user, None), tokens, self.scheduler.limits.block_tokens);
         self.tokens.insert(id, tokens.to_vec());
-        self.scheduler.submit(id, tokens.len(), prefix)
+        self.scheduler.submit(id, Beginning { known: tokens.len(), prompt: tokens.len(), prefix })
     }
 
     /// A prompt like no other's.
@@ -290,4 +291,45 @@ fn two_sequences_take_turns_token_by_token() {
         let ids: BTreeSet<Id> = bench.step().rows.iter().map(|r| r.id).collect();
         assert_eq!(ids, [1, 2].into());
     }
+}
+
+#[test]
+fn what_was_generated_elsewhere_is_fed_one_token_a_step_where_that_makes_a_difference() {
+    let resumed = |replay: Replay| {
+        let mut bench = Bench::new(Limits { replay, ..LIMITS });
+        let tokens: Vec<u32> = (0..14).collect();
+        let prefix = Prefix::of(Key::scope("u", None), &tokens, 4);
+        bench.tokens.insert(1, tokens);
+        bench.scheduler.submit(1, Beginning { known: 14, prompt: 10, prefix }).unwrap();
+        bench.own(2, "v", 3).unwrap();
+        bench
+    };
+    let mut whole = resumed(Replay::Prefill);
+    assert_eq!(whole.rows(), [(2, 0, 3, true), (1, 0, 14, true)]);
+    let mut bench = resumed(Replay::Decode);
+    assert_eq!(bench.rows(), [(2, 0, 3, true), (1, 0, 10, false)]);
+    for fed in 10..14 {
+        // Beside others, without drafts, and with logits only after the last.
+        let plan = bench.step_with(100, |id| Ask { ready: true, drafts: if id == 1 { 3 } else { 0 } });
+        let own = plan.rows.iter().find(|r| r.id == 1).unwrap();
+        let expected = if fed < 13 { (fed, 1, false, 0) } else { (fed, 4, true, 3) };
+        assert_eq!((own.start, own.count, own.last, own.drafts), expected);
+        assert!(plan.rows.iter().any(|r| r.id == 2 && r.last));
+    }
+    assert_eq!(bench.tokens[&1].len(), 15);
+}
+
+#[test]
+fn who_lost_a_slot_computes_its_answer_again_as_it_did_at_first() {
+    let mut bench = Bench::new(Limits { slots: 1, blocks: 6, replay: Replay::Decode, ..LIMITS });
+    bench.own(1, "u", 6).unwrap();
+    (0..7).for_each(|_| drop(bench.step()));
+    assert_eq!(bench.tokens[&1].len(), 13);
+    // Another takes its slot, and all the blocks.
+    bench.own(2, "v", 23).unwrap();
+    assert_eq!(bench.step_with(100, |id| Ask { ready: id != 1, drafts: 0 }).preempted, [1]);
+    bench.scheduler.remove(2);
+    let again: Vec<_> = (0..8).flat_map(|_| bench.rows()).map(|(_, start, count, last)| (start, count, last)).collect();
+    let one_by_one = (6..13).map(|start| (start, 1, start == 12));
+    assert_eq!(again, std::iter::once((0, 6, false)).chain(one_by_one).collect::<Vec<_>>());
 }

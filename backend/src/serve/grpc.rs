@@ -11,7 +11,10 @@ use futures::Stream;
 use littoral_proto::{
     MAX_MESSAGE_BYTES,
     health::health_server,
-    v1::{DescribeRequest, Event, GenerateRequest, NodeInfo, node_server},
+    v1::{
+        DescribeRequest, DetokenizeRequest, DetokenizeResponse, EmbedRequest, EmbedResponse, Event, GenerateRequest,
+        NodeInfo, TokenizeRequest, TokenizeResponse, node_server,
+    },
 };
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -62,6 +65,18 @@ impl node_server::Node for Grpc {
 
     async fn generate(&self, request: Request<GenerateRequest>) -> Result<Response<Answer>, Status> {
         Ok(Response::new(Answer(self.0.generate(request.into_inner()).await)))
+    }
+
+    async fn tokenize(&self, request: Request<TokenizeRequest>) -> Result<Response<TokenizeResponse>, Status> {
+        Ok(Response::new(self.0.tokenize(request.into_inner()).await?))
+    }
+
+    async fn detokenize(&self, request: Request<DetokenizeRequest>) -> Result<Response<DetokenizeResponse>, Status> {
+        Ok(Response::new(self.0.detokenize(request.into_inner()).await?))
+    }
+
+    async fn embed(&self, request: Request<EmbedRequest>) -> Result<Response<EmbedResponse>, Status> {
+        Ok(Response::new(self.0.embed(request.into_inner()).await?))
     }
 
     async fn describe(&self, _: Request<DescribeRequest>) -> Result<Response<NodeInfo>, Status> {

@@ -5,6 +5,7 @@ mod health;
 mod metrics;
 mod node;
 mod side_door;
+mod texts;
 mod web;
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
@@ -15,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 pub use metrics::recorder;
 pub use node::Node;
 pub use side_door::Secret;
+pub use texts::Refused;
 
 use crate::{
-    model::{BLOCK_TOKENS, Chat},
-    schedule::Limits,
+    model::{BLOCK_TOKENS, ModelInfo, Servable},
+    schedule::{Limits, Replay},
 };
 
 /// Why a node does not start.
@@ -90,10 +92,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The engine's limits for a model with this context.
-    pub fn limits(&self, context: usize) -> Limits {
+    /// The engine's limits for a model.
+    pub fn limits(&self, info: &ModelInfo) -> Limits {
         let &Self { slots, queue, rows, kv_blocks: blocks, .. } = self;
-        Limits { slots, queue, rows, blocks, block_tokens: BLOCK_TOKENS, context }
+        let replay = if info.batch_invariant { Replay::Prefill } else { Replay::Decode };
+        Limits { slots, queue, rows, blocks, block_tokens: BLOCK_TOKENS, context: info.context_length, replay }
     }
 }
 
@@ -106,9 +109,9 @@ pub struct Server {
 
 impl Server {
     /// Starts the engine and opens the doors. Runs in the current tokio runtime.
-    pub fn start(doors: Doors, loaded: Chat, settings: Settings) -> Result<Self, StartError> {
+    pub fn start(doors: Doors, loaded: impl Into<Servable>, settings: Settings) -> Result<Self, StartError> {
         let (recorded, handle) = recorder()?;
-        let node = Node::start(loaded, settings, recorded).map_err(StartError::Thread)?;
+        let node = Node::start(loaded.into(), settings, recorded).map_err(StartError::Thread)?;
         let shutdown = CancellationToken::new();
         let doors = tokio::spawn(open(doors, node.clone(), handle, shutdown.clone()));
         Ok(Self { node, shutdown, doors })

@@ -7,16 +7,17 @@ use std::{
 
 use littoral_api::error::code;
 use littoral_core::chat::{ChatRequest, MAX_N, ResponseFormat, Thinking};
-use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo};
+use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo, Speculation};
 
-use super::Settings;
+use super::{Settings, texts::Desk};
 use crate::{
-    engine::{Choice, Constraint, Engine, Events, Job, Metrics, Speech, Spelling, Voice, end_of},
+    engine::{Choice, Constraint, Engine, Events, Job, Metrics, Speech, Spelling, Task, Voice, end_of},
     grammar::{Grammars, Spec},
-    model::{Chat, ModelInfo},
+    model::{ModelInfo, Servable},
     sample::Sampling,
     schedule::{Key, Prefix},
     speak::{Format, Parser},
+    speculate::Eagerness,
     text::{ChatTemplate, Detokenizer, Prompt, Tokenizer},
 };
 
@@ -31,7 +32,8 @@ pub struct Node {
     pub device: String,
     pub info: ModelInfo,
     pub tokenizer: Arc<Tokenizer>,
-    pub template: ChatTemplate,
+    /// Of a model that converses.
+    pub template: Option<ChatTemplate>,
     /// How the model writes reasoning and calls; None for one that does neither.
     pub format: Option<&'static Format>,
     /// Tokens without text of their own that the format looks for, and how they are written.
@@ -40,17 +42,18 @@ pub struct Node {
     /// Whether tokens are drafted.
     pub speculate: bool,
     pub engine: Engine,
+    pub(super) desk: Desk,
 }
 
 impl Node {
     /// Starts the engine of a loaded model.
-    pub fn start(loaded: Chat, settings: Settings, metrics: Metrics) -> std::io::Result<Arc<Self>> {
-        let Chat { model, tokenizer, template } = loaded;
+    pub fn start(loaded: Servable, settings: Settings, metrics: Metrics) -> std::io::Result<Arc<Self>> {
+        let Servable { model, tokenizer, template } = loaded;
         let (info, device) = (model.info().clone(), model.device().to_string());
-        let engine = Engine::start(model, settings.limits(info.context_length), Arc::new(metrics))?;
+        let engine = Engine::start(model, settings.limits(&info), Arc::new(metrics))?;
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let Settings { node: name, model, speculate, .. } = settings;
-        let format = Format::of(&template.source());
+        let format = template.as_ref().and_then(|template| Format::of(&template.source()));
         let marks = marks(format, &tokenizer);
         let words = tokenizer.clone();
         let vocabulary = move || (0..words.vocab() as u32).map(|id| words.bytes(id).to_vec()).collect();
@@ -68,6 +71,7 @@ impl Node {
             grammars,
             speculate,
             engine,
+            desk: Desk::default(),
         }))
     }
 
@@ -103,6 +107,7 @@ impl Node {
     /// The request as a job: parsed, templated, tokenised, checked against the context.
     fn prepare(&self, request: GenerateRequest, received: Instant) -> Result<Job, Error> {
         let invalid = |message: String| error(code::INVALID_REQUEST, message, false);
+        let speculate = self.eagerness(request.speculation).map_err(invalid)?;
         let chat = ChatRequest::canonical(&request.request)
             .map_err(|e| invalid(format!("the request is not canonical chat JSON: {e}")))?;
         let prompt = self.prompt(&chat).map_err(invalid)?;
@@ -136,16 +141,16 @@ impl Node {
             let constraint = constraint.transpose().map_err(|e| e.to_string())?;
             Ok(Choice { index, resumed, voice, constraint })
         });
-        let choices = choices.collect::<Result<Vec<_>, String>>().map_err(invalid)?;
+        let task = Task::Answer(choices.collect::<Result<_, String>>().map_err(invalid)?);
         Ok(Job {
             request_id: request.request_id,
             node: self.name.clone(),
             max_tokens,
-            choices,
+            task,
             prompt,
             prefix,
             sampling: Arc::new(sampling.how),
-            speculate: self.speculate,
+            speculate,
             ends: ends.into(),
             received,
             deadline: (request.deadline_ms > 0)
@@ -154,8 +159,21 @@ impl Node {
         })
     }
 
+    /// Whether tokens are drafted: as the request says, else as the node was started.
+    fn eagerness(&self, asked: i32) -> Result<Option<Eagerness>, String> {
+        match Speculation::try_from(asked) {
+            Ok(Speculation::Auto) => Ok(self.speculate.then_some(Eagerness::WhenRight)),
+            Ok(Speculation::On) => Ok(Some(Eagerness::Always)),
+            Ok(Speculation::Off) => Ok(None),
+            Err(_) => Err(format!("'speculation' is 0 (auto), 1 (on) or 2 (off), not {asked}")),
+        }
+    }
+
     /// The conversation as the model reads it.
-    fn prompt(&self, chat: &ChatRequest) -> Result<Vec<u32>, String> {
+    pub(super) fn prompt(&self, chat: &ChatRequest) -> Result<Vec<u32>, String> {
+        let Some(template) = &self.template else {
+            return Err(format!("the model '{}' makes vectors of texts and holds no conversations", self.model));
+        };
         let tools = if chat.tool_choice.is_none() { &[] } else { chat.tools.as_slice() };
         if !tools.is_empty() && self.format.is_none_or(|f| f.calls.is_none()) {
             return Err(format!("the model '{}' knows no tools", self.model));
@@ -168,7 +186,7 @@ impl Node {
             // DeepSeek's templates and Qwen's ask by different names.
             prompt = prompt.variable("thinking", &thinking).variable("enable_thinking", &thinking);
         }
-        self.template.encode_prompt(&self.tokenizer, &prompt).map_err(|e| e.to_string())
+        template.encode_prompt(&self.tokenizer, &prompt).map_err(|e| e.to_string())
     }
 
     /// What takes the model's answer apart, if its format has parts.
@@ -278,6 +296,7 @@ impl Node {
                 revision: self.info.revision.clone(),
                 context_length: self.engine.limits().room() as u32,
                 created: self.created,
+                embedding_dimensions: self.info.pooling.map_or(0, |pooling| pooling.dimensions as u32),
             }],
             running: load.running as u32,
             queued: load.waiting as u32,
@@ -287,6 +306,7 @@ impl Node {
             blocks: self.engine.limits().blocks as u64,
             cached_blocks: load.cached_blocks as u64,
             tokens_per_second: load.tokens_per_second,
+            prefix_roots: self.engine.roots().to_vec(),
         }
     }
 

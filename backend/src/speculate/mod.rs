@@ -11,9 +11,20 @@ const MOST: usize = 8;
 /// Tokens for which nothing is drafted after drafts were wrong, at first and at most.
 const REST: (usize, usize) = (4, 64);
 
+/// When tokens are drafted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Eagerness {
+    /// As long as drafts are right often enough.
+    #[default]
+    WhenRight,
+    /// Wherever the text has stood before.
+    Always,
+}
+
 /// Drafts for one sequence, as many as have been right of late.
 #[derive(Debug, Clone)]
 pub struct Lookup {
+    eagerness: Eagerness,
     /// Where the token after a gram stood last.
     after: HashMap<[u32; GRAM], usize>,
     /// Tokens whose grams are known.
@@ -25,13 +36,11 @@ pub struct Lookup {
     next_rest: usize,
 }
 
-impl Default for Lookup {
-    fn default() -> Self {
-        Self { after: HashMap::new(), known: 0, length: MOST / 2, rest: 0, next_rest: REST.0 }
-    }
-}
-
 impl Lookup {
+    pub fn new(eagerness: Eagerness) -> Self {
+        Self { eagerness, after: HashMap::new(), known: 0, length: MOST / 2, rest: 0, next_rest: REST.0 }
+    }
+
     /// What may follow `tokens`, the whole sequence so far; nothing where nothing is known or drafts do not pay.
     pub fn draft<'a>(&mut self, tokens: &'a [u32]) -> &'a [u32] {
         let Some(last) = tokens.last_chunk::<GRAM>() else { return &[] };
@@ -59,7 +68,7 @@ impl Lookup {
             self.length = right.max(1);
         } else {
             self.length = (self.length / 2).max(1);
-            if right == 0 {
+            if right == 0 && self.eagerness == Eagerness::WhenRight {
                 (self.rest, self.next_rest) = (self.next_rest, (self.next_rest * 2).min(REST.1));
             }
         }
@@ -72,7 +81,7 @@ mod tests {
 
     #[test]
     fn what_followed_before_is_drafted() {
-        let mut lookup = Lookup::default();
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
         assert!(lookup.draft(&[1, 2]).is_empty());
         assert!(lookup.draft(&[1, 2, 3, 4, 5, 6, 7]).is_empty());
         assert_eq!(lookup.draft(&[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]), [4, 5, 6, 7]);
@@ -82,7 +91,7 @@ mod tests {
 
     #[test]
     fn it_tries_more_while_it_is_right_and_rests_when_it_is_wrong() {
-        let mut lookup = Lookup::default();
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
         let tokens: Vec<u32> = (0..20).chain(0..3).collect();
         lookup.learn(4, 4);
         assert_eq!(lookup.draft(&tokens).len(), MOST);
@@ -96,5 +105,17 @@ mod tests {
         assert_eq!(lookup.draft(&tokens).len(), 2);
         lookup.learn(2, 0);
         assert_eq!(lookup.rest, 2 * REST.0, "it rests longer each time");
+    }
+
+    #[test]
+    fn who_is_always_eager_never_rests() {
+        let mut lookup = Lookup::new(Eagerness::Always);
+        let tokens: Vec<u32> = (0..20).chain(0..3).collect();
+        for _ in 0..5 {
+            let drafts = lookup.draft(&tokens).len();
+            assert!(drafts > 0);
+            lookup.learn(drafts, 0);
+        }
+        assert_eq!(lookup.draft(&tokens).len(), 1);
     }
 }

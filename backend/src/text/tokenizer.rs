@@ -43,6 +43,8 @@ pub struct Tokenizer {
     /// The token put before a text, if the files ask for one; also before a rendered conversation that lacks it?
     bos: Option<u32>,
     bos_before_chats: bool,
+    /// What is put behind a text that stands alone.
+    after: Vec<u32>,
     ends: Vec<u32>,
     /// Special tokens by their names in templates: `bos_token`, `eos_token`, `pad_token` ...
     names: BTreeMap<String, String>,
@@ -72,6 +74,13 @@ impl Tokenizer {
     /// Ids of `text` and nothing else. Special tokens written in the text are recognised.
     pub fn encode_bare(&self, text: &str) -> Vec<u32> {
         self.ids(text, None)
+    }
+
+    /// Ids of a text that stands alone, as an embedding model wants it: with what the files put before and behind it.
+    pub fn encode_whole(&self, text: &str) -> Vec<u32> {
+        let mut ids = self.encode(text);
+        ids.extend(&self.after);
+        ids
     }
 
     /// Ids of a conversation as a template wrote it, taking `shield` out of what is no special token.

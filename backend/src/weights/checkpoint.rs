@@ -68,7 +68,7 @@ impl Checkpoint {
     }
 
     fn folder(path: &Path) -> Result<Self, FileError> {
-        let config = json::object(&path.join(folder::CONFIG))?.ok_or_else(|| folder::nothing(path))?;
+        let mut config = json::object(&path.join(folder::CONFIG))?.ok_or_else(|| folder::nothing(path))?;
         let generation = path.join(folder::GENERATION);
         let said = json::object(&generation)?.unwrap_or_default();
         let generation = Generation::of_folder(&generation, &said, &config)?;
@@ -79,6 +79,9 @@ impl Checkpoint {
                 let place = Place::At { file, entry };
                 tensors.insert(e.name.clone(), Entry { kind: e.kind, shape: e.shape.clone(), place });
             }
+        }
+        if without_head(&mut tensors) {
+            config.insert("tie_word_embeddings".into(), true.into());
         }
         let files = Files::Folder { shards, text: TextFiles::of(path)? };
         Ok(Self { path: path.into(), config, generation, tensors, files })
@@ -234,6 +237,9 @@ impl Checkpoint {
             print.add(&(bytes.len() as u64).to_le_bytes());
             print.add(&bytes);
         }
+        if let Some(modules) = text.read(crate::model::MODULES)? {
+            print.add(&modules);
+        }
         for shard in shards {
             print.add(&shard.bytes[..shard.header]);
             let ranges = shard.entries.iter().map(|e| e.range.clone());
@@ -249,6 +255,19 @@ impl Checkpoint {
             Files::Gguf(parts) => TextSource::Gguf(&parts[0]),
         }
     }
+}
+
+/// Gives the tensors of a bare model (`Qwen2Model`) the names that they have below a head. True when there is no head:
+/// the embedding stands for it.
+fn without_head(tensors: &mut BTreeMap<String, Entry>) -> bool {
+    const EMBEDDING: &str = "embed_tokens.weight";
+    const HEAD: &str = "lm_head.weight";
+    if !tensors.contains_key(EMBEDDING) || tensors.keys().any(|name| name.starts_with("model.")) {
+        return false;
+    }
+    let named = |name: String| if name == HEAD { name } else { format!("model.{name}") };
+    *tensors = std::mem::take(tensors).into_iter().map(|(name, entry)| (named(name), entry)).collect();
+    !tensors.contains_key(HEAD)
 }
 
 /// Replaces the two pieces of a projection by the whole, where they fit together; where not, they keep their names, and no

@@ -6,6 +6,7 @@ mod gguf;
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 mod gpu;
 mod refused;
+mod resumed;
 
 use cases::{CASES, Case, argmax, assert_close, run, segment, table};
 use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Quantize};

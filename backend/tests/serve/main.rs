@@ -5,3 +5,4 @@ mod grpc;
 mod process;
 mod side_door;
 mod support;
+mod texts;

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{LazyLock, OnceLock, mpsc},
     thread,
     time::{Duration, Instant},
@@ -48,6 +48,12 @@ pub fn shared() -> &'static Node {
 impl Node {
     /// For tests that look at counts: a node nobody else uses.
     pub fn start(slots: usize, queue: usize) -> Self {
+        Self::serving(&model_file(), slots, queue)
+    }
+
+    /// With another model than the default one.
+    pub fn serving(file: &Path, slots: usize, queue: usize) -> Self {
+        let file = file.to_path_buf();
         let (ready, started) = mpsc::channel();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -58,7 +64,7 @@ impl Node {
                 let at = doors.addresses().unwrap();
                 let kv_blocks = 2 * 8192 / BLOCK_TOKENS;
                 let options = Options { device: DeviceChoice::Cpu, kv_blocks, ..Options::default() };
-                let loaded = load(&model_file(), options, &|_, _| {}).unwrap().chat(&model_file()).unwrap();
+                let loaded = load(&file, options, &|_, _| {}).unwrap().servable(&file).unwrap();
                 let (node, model) = (at.grpc.to_string(), MODEL.to_string());
                 let settings = Settings { node, model, slots, queue, rows: 64, kv_blocks, speculate: true };
                 let server = Server::start(doors, loaded, settings).unwrap();

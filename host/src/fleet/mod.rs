@@ -268,7 +268,13 @@ mod tests {
     }
 
     fn serving(model: &str) -> NodeInfo {
-        let model = v1::Model { name: model.into(), revision: "r1".into(), context_length: 8, created: 1 };
+        let model = v1::Model {
+            name: model.into(),
+            revision: "r1".into(),
+            context_length: 8,
+            created: 1,
+            embedding_dimensions: 0,
+        };
         NodeInfo { models: vec![model], ..NodeInfo::default() }
     }
 

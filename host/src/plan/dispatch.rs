@@ -191,6 +191,7 @@ impl Dispatch {
             seed: from.seed.or(ask.seed),
             resume_from: from.tokens.clone(),
             request_id: ask.request_id,
+            ..GenerateRequest::default()
         };
         let (deadline, metrics) = (self.deadline, self.metrics.clone());
         let opening = async move {

@@ -1,16 +1,28 @@
 //! `node-serving`: measures what a node does for many: a second turn, a greedy user beside modest ones, long prompts
-//! beside running answers, a text that repeats itself.
+//! beside running answers, eight at once, a text that repeats itself.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 use futures::future::try_join_all;
-use littoral_core::chat::ChatRequest;
-use littoral_proto::v1::{DescribeRequest, GenerateRequest, event::Kind, node_client::NodeClient};
+use littoral_proto::v1::Speculation;
+use littoral_tests::answers::{Ask, Node, median, rate};
 use serde::Serialize;
-use serde_json::json;
-use tonic::transport::Channel;
+
+/// What is asked on texts that say again what the prompt says, and on texts that do not.
+const COPIES: [&str; 4] = [
+    "Repeat this list three times, exactly: alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu. alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu.",
+    "Copy this JSON, exactly, and nothing else:\n[{\"name\": \"harbour\", \"depth\": 12, \"open\": true}, {\"name\": \"quay\", \"depth\": 7, \"open\": true}, {\"name\": \"lock\", \"depth\": 5, \"open\": false}, {\"name\": \"basin\", \"depth\": 9, \"open\": true}]",
+    "Write this function again, with `total` renamed to `sum`:\ndef total_of(values):\n    total = 0\n    for value in values:\n        total = total + value\n    if total > 100:\n        total = 100\n    return total\n",
+    "Repeat the following text word by word: The ferry leaves the island at nine. The ferry comes back to the island at noon. The ferry leaves the island again at three. The ferry comes back to the island at six.",
+];
+const FREE: [&str; 4] = [
+    "Write a story about a lighthouse keeper.",
+    "Explain why the sea is salty.",
+    "Describe a storm in a harbour.",
+    "What does a pilot do on a ship?",
+];
 
 /// Prints one line of JSON. The node must be otherwise idle.
 #[derive(Parser)]
@@ -27,9 +39,15 @@ struct Options {
     /// Requests of the greedy user.
     #[arg(long, default_value_t = 64)]
     greedy: usize,
+    /// Tokens of the answers whose rate is measured.
+    #[arg(long, default_value_t = 96)]
+    tokens: u32,
+    /// Prompts of each kind that drafts are tried on.
+    #[arg(long, default_value_t = 4)]
+    prompts: usize,
 }
 
-/// Times are seconds.
+/// Times are seconds, rates tokens a second.
 #[derive(Serialize)]
 struct Report {
     first_turn: f64,
@@ -41,27 +59,33 @@ struct Report {
     /// Between two tokens of running answers while long prompts arrive.
     inter_token_median: f64,
     inter_token_p99: f64,
-    /// Tokens a second where the answer repeats the prompt, and on free text.
-    copy_tokens_per_s: f64,
-    free_tokens_per_s: f64,
+    /// Of a prompt that is read alone.
+    prefill: f64,
+    /// Of one answer, and of eight together.
+    batch_1: f64,
+    batch_8: f64,
+    /// Prompt by prompt, without drafts and with them, where the answer repeats the prompt.
+    copy: Vec<Pair>,
+    /// The same where it does not.
+    free: Vec<Pair>,
+}
+
+#[derive(Serialize)]
+struct Pair {
+    off: f64,
+    on: f64,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let mut client = NodeClient::connect(format!("http://{}", options.to)).await?;
-    let info = client.describe(DescribeRequest {}).await?.into_inner();
-    let model = info.models.first().context("the node serves no model")?.name.clone();
-    let node = Node { client, model };
-    node.ask("warm up", "warm", 4).await?;
-    let (first_turn, second_turn) = node.turns(options.prefix).await?;
-    let idle_batch = node.modest("idle", 5).await?;
-    let beside_greedy = node.beside(options.greedy).await?;
-    let (inter_token_median, inter_token_p99) = node.long_prompts(options.long).await?;
-    let list = "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu";
-    let copy =
-        node.ask(&format!("Repeat this list three times, exactly: {list}. {list}. {list}."), "copy", 120).await?;
-    let free = node.ask("Write a story about a lighthouse keeper.", "free", 120).await?;
+    let load = Load(Node::connect(&options.to).await?);
+    load.0.ask(Ask::new("warm up", 4)).await?;
+    let (first_turn, second_turn, prefill) = load.turns(options.prefix).await?;
+    let idle_batch = load.modest("idle", 5).await?;
+    let beside_greedy = load.beside(options.greedy).await?;
+    let (inter_token_median, inter_token_p99) = load.long_prompts(options.long).await?;
+    let prompts = options.prompts.clamp(1, COPIES.len());
     let report = Report {
         first_turn,
         second_turn,
@@ -69,55 +93,41 @@ async fn main() -> anyhow::Result<()> {
         beside_greedy,
         inter_token_median,
         inter_token_p99,
-        copy_tokens_per_s: copy.rate(),
-        free_tokens_per_s: free.rate(),
+        prefill,
+        batch_1: load.batch(1, options.tokens).await?,
+        batch_8: load.batch(8, options.tokens).await?,
+        copy: load.drafting(&COPIES[..prompts], options.tokens).await?,
+        free: load.drafting(&FREE[..prompts], options.tokens).await?,
     };
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }
 
-struct Node {
-    client: NodeClient<Channel>,
-    model: String,
-}
+struct Load(Node);
 
-/// When an answer was asked for, and when each of its tokens came.
-struct Answer {
-    asked: Instant,
-    tokens: Vec<Instant>,
-}
-
-impl Answer {
-    fn first(&self) -> f64 {
-        self.tokens.first().map_or(f64::NAN, |at| (*at - self.asked).as_secs_f64())
-    }
-
-    fn rate(&self) -> f64 {
-        match self.tokens.as_slice() {
-            [first, .., last] => (self.tokens.len() - 1) as f64 / (*last - *first).as_secs_f64(),
-            _ => f64::NAN,
-        }
-    }
-}
-
-impl Node {
-    /// Time to first token of a conversation's first turn and of its second.
-    async fn turns(&self, prefix: usize) -> anyhow::Result<(f64, f64)> {
+impl Load {
+    /// Time to first token of a conversation's first turn and of its second, and how fast the first was read.
+    async fn turns(&self, prefix: usize) -> anyhow::Result<(f64, f64, f64)> {
         let beginning = words(prefix, 1);
-        let first = self.ask(&beginning, "turns", 2).await?;
-        let second = self.ask(&format!("{beginning} And what of it?"), "turns", 2).await?;
-        Ok((first.first(), second.first()))
+        let first = self.0.ask(Ask::new(&beginning, 2)).await?;
+        let second = self.0.ask(Ask::new(&format!("{beginning} And what of it?"), 2)).await?;
+        Ok((first.first(), second.first(), f64::from(first.prompt_tokens) / first.first()))
     }
 
     /// The slowest first token of so many users with a request each.
     async fn modest(&self, name: &str, users: usize) -> anyhow::Result<f64> {
-        let asked = (0..users)
-            .map(|i| async move { self.ask(&words(60, 3 + i), &format!("{name} {i}"), 16).await.map(|a| a.first()) });
+        let asked = (0..users).map(|i| async move {
+            let (prompt, user) = (words(60, 3 + i), format!("{name} {i}"));
+            self.0.ask(Ask { user: &user, ..Ask::new(&prompt, 16) }).await.map(|answer| answer.first())
+        });
         Ok(try_join_all(asked).await?.into_iter().fold(0.0, f64::max))
     }
 
     async fn beside(&self, greedy: usize) -> anyhow::Result<f64> {
-        let all = (0..greedy).map(|i| async move { self.ask(&words(60, 20 + i), "greedy", 64).await });
+        let all = (0..greedy).map(|i| async move {
+            let prompt = words(60, 20 + i);
+            self.0.ask(Ask { user: "greedy", ..Ask::new(&prompt, 64) }).await
+        });
         let modest = async {
             // The greedy user's requests are all there before.
             tokio::time::sleep(Duration::from_secs(2)).await;
@@ -131,8 +141,11 @@ impl Node {
 
     /// Median and 99th percentile between tokens of four answers while two long prompts are read.
     async fn long_prompts(&self, length: usize) -> anyhow::Result<(f64, f64)> {
-        let running = (0..4).map(|i| async move { self.ask(&words(30, 90 + i), &format!("runs {i}"), 300).await });
-        let long = (0..2).map(|i| async move { self.ask(&words(length, 100 + i), &format!("long {i}"), 1).await });
+        let one = |prompt: String, user: String, max_tokens| async move {
+            self.0.ask(Ask { user: &user, ..Ask::new(&prompt, max_tokens) }).await
+        };
+        let running = (0..4).map(|i| one(words(30, 90 + i), format!("runs {i}"), 300));
+        let long = (0..2).map(|i| one(words(length, 100 + i), format!("long {i}"), 1));
         let (answers, _) = tokio::try_join!(try_join_all(running), try_join_all(long))?;
         let gaps = answers.iter().flat_map(|a| a.tokens.windows(2)).map(|pair| (pair[1] - pair[0]).as_secs_f64());
         let mut gaps: Vec<f64> = gaps.collect();
@@ -141,30 +154,36 @@ impl Node {
         Ok((at(0.5), at(0.99)))
     }
 
-    /// One greedy answer to a user's prompt.
-    async fn ask(&self, prompt: &str, user: &str, max_tokens: u32) -> anyhow::Result<Answer> {
-        let body = json!({
-            "model": self.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "temperature": 0,
-            "max_tokens": max_tokens,
-            "user_id": user,
-            "stream": true,
+    /// All answers together, while all of them run; nothing is drafted.
+    async fn batch(&self, size: usize, tokens: u32) -> anyhow::Result<f64> {
+        let asked = (0..size).map(|i| async move {
+            let (prompt, user) = (format!("Write a long story, number {i}, about the sea."), format!("batch {i}"));
+            self.0.ask(Ask { user: &user, speculation: Speculation::Off, ..Ask::new(&prompt, tokens) }).await
         });
-        let denied = |denial: littoral_core::Denial| anyhow::anyhow!(denial.message);
-        let chat = ChatRequest::from_client(body.to_string().as_bytes()).map_err(denied)?;
-        let request =
-            GenerateRequest { model: chat.model.clone(), request: chat.to_bytes().into(), ..Default::default() };
-        let mut answer = Answer { asked: Instant::now(), tokens: Vec::new() };
-        let mut events = self.client.clone().generate(request).await?.into_inner();
-        while let Some(event) = events.message().await? {
-            match event.kind {
-                Some(Kind::Delta(delta)) => answer.tokens.extend(delta.token_ids.iter().map(|_| Instant::now())),
-                Some(Kind::Error(error)) => bail!("the node said {}: {}", error.code, error.message),
-                _ => {}
+        let answers = try_join_all(asked).await?;
+        rate(&answers).context("the answers did not overlap; ask for more --tokens")
+    }
+
+    /// Each prompt without drafts and with them; twice, the order turned round the second time.
+    async fn drafting(&self, prompts: &[&str], tokens: u32) -> anyhow::Result<Vec<Pair>> {
+        let mut pairs = Vec::new();
+        for prompt in prompts {
+            let (mut off, mut on) = (Vec::new(), Vec::new());
+            for how in [Speculation::Off, Speculation::Auto, Speculation::Auto, Speculation::Off] {
+                let answer = self.0.ask(Ask { speculation: how, ..Ask::new(prompt, tokens) }).await?;
+                // Too short an answer has no rate.
+                if let Some(rate) = rate(std::slice::from_ref(&answer)) {
+                    if how == Speculation::Off { off.push(rate) } else { on.push(rate) }
+                }
+            }
+            if !off.is_empty() && !on.is_empty() {
+                pairs.push(Pair { off: median(&mut off), on: median(&mut on) });
             }
         }
-        Ok(answer)
+        match pairs.is_empty() {
+            true => bail!("no answer was long enough for a rate"),
+            false => Ok(pairs),
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod bandwidth;
 mod own;
 mod peer;
+mod profile;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +39,9 @@ pub struct Options {
     /// Leave llama.cpp out; its first use builds it, which takes minutes
     #[arg(long)]
     no_peer: bool,
+    /// Only where a token's time goes: part by part, in a node that measures it
+    #[arg(long)]
+    profile: bool,
     /// Measure what is built already
     #[arg(long)]
     no_build: bool,
@@ -78,6 +82,11 @@ pub fn bench(ui: &Ui, options: &Options) -> Result<()> {
     let model = options.model.as_deref().map_or_else(|| model::ensure(ui), model::given)?;
     let (rounds, tokens) = if options.quick { (1, 16) } else { (options.rounds.max(1), 64) };
     let plan = Plan { model: &model, rounds, tokens };
+    if options.profile {
+        let profile = profile::measure(ui, &plan)?;
+        println!("{}\n\n{profile}", machine::describe());
+        return Ok(());
+    }
     let bandwidth = {
         let step = ui.step("memory");
         let measured = bandwidth::measure(machine::cores());

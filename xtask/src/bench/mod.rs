@@ -1,4 +1,4 @@
-//! `cargo xtask bench edge | access | engine | device`: what the product costs on this machine, beside something to compare
+//! `cargo xtask bench edge | access | engine | serving | device`: what the product costs on this machine, beside something to compare
 //! it with.
 //!
 //! Figures mean something only beside others of the same run: rounds alternate between what is compared, every figure is
@@ -9,6 +9,8 @@ mod device;
 mod edge;
 mod engine;
 mod machine;
+mod node;
+mod serving;
 mod table;
 
 use anyhow::Result;
@@ -23,6 +25,8 @@ pub enum Bench {
     Access(access::Options),
     /// The engine beside llama.cpp: prefill, decode, share of the memory bandwidth
     Engine(engine::Options),
+    /// A node for many: turns, fairness, long prompts, batches, drafts
+    Serving(serving::Options),
     /// A GPU: the tests of the architectures on it, then tokens/s at the shapes of real models
     Device(device::Options),
 }
@@ -32,6 +36,7 @@ pub fn bench(ui: &Ui, bench: Bench) -> Result<()> {
         Bench::Edge(options) => edge::bench(ui, &options),
         Bench::Access(options) => access::bench(ui, &options),
         Bench::Engine(options) => engine::bench(ui, &options),
+        Bench::Serving(options) => serving::bench(ui, &options),
         Bench::Device(options) => device::bench(ui, &options),
     }
 }

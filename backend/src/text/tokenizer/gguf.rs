@@ -117,6 +117,7 @@ impl Tokenizer {
             bos: bos.filter(|_| add_bos),
             // Templates in GGUF files may have lost their first token: llama.cpp adds it.
             bos_before_chats: true,
+            after: Vec::new(),
             ends,
             names: names.collect(),
         })

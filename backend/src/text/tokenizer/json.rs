@@ -55,6 +55,11 @@ impl Tokenizer {
         ends.dedup();
         let asked = config.get("add_bos_token").and_then(Value::as_bool).unwrap_or(false);
         let bos = id("bos_token").filter(|bos| asked || first_added(&whole) == Some(*bos));
+        let closes = config.get("add_eos_token").and_then(Value::as_bool).unwrap_or(false);
+        let mut after = added_after(&whole);
+        if after.is_empty() && closes {
+            after.extend(id("eos_token"));
+        }
         Ok(Self {
             normalizer: whole.get_normalizer().cloned(),
             cut: whole.get_pre_tokenizer().cloned(),
@@ -66,6 +71,7 @@ impl Tokenizer {
             bos,
             // The template itself writes it.
             bos_before_chats: false,
+            after,
             ends,
             names,
         })
@@ -122,6 +128,15 @@ fn names(config: &Map<String, Value>) -> BTreeMap<String, String> {
     let text = |value: &Value| value.as_str().or_else(|| value["content"].as_str()).map(str::to_owned);
     let named = config.iter().filter(|(key, _)| key.ends_with("_token") && !key.starts_with("add_"));
     named.filter_map(|(key, value)| Some((key.clone(), text(value)?))).collect()
+}
+
+/// The tokens that the file puts behind every text.
+fn added_after(whole: &Whole) -> Vec<u32> {
+    const TEXT: &str = "a";
+    let ids = |special: bool| whole.encode(TEXT, special).map(|of| of.get_ids().to_vec()).unwrap_or_default();
+    let (bare, all) = (ids(false), ids(true));
+    let at = all.windows(bare.len().max(1)).position(|part| part == bare);
+    at.map(|at| all[at + bare.len()..].to_vec()).unwrap_or_default()
 }
 
 /// The token that the file puts before every text.

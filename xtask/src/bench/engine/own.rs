@@ -2,32 +2,27 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::{BATCH, PREFILL, Plan, Round};
-use crate::bench::{machine, median};
-use crate::up::child::{Child, Ready};
+use crate::bench::{self, machine, median};
 use crate::{exec, place};
 
 /// What a node may need besides weights and cache: its program, threads, buffers of a step.
 pub const BESIDES: f64 = (64 << 20) as f64;
-const READY: Duration = Duration::from_secs(300);
 /// Times that the load is measured, after one that brings the file into memory.
 const LOADS: usize = 3;
 
 pub struct Node {
     arithmetic: &'static str,
-    process: Child,
-    grpc: String,
+    node: bench::node::Node,
 }
 
 impl Node {
     pub fn start(plan: &Plan, arithmetic: &'static str) -> Result<Self> {
-        let mut process = start(plan.model, arithmetic)?;
-        let grpc = ready(&mut process)?.get("grpc")?.to_owned();
-        Ok(Self { arithmetic, process, grpc })
+        Ok(Self { arithmetic, node: start(plan.model, arithmetic)? })
     }
 
     pub fn name(&self) -> String {
@@ -38,24 +33,24 @@ impl Node {
     pub fn round(&self, plan: &Plan, number: u32) -> Result<Round> {
         let list = |numbers: &[u32]| numbers.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
         let mut load = Command::new(place::binary("node-load"));
-        load.args(["--to", &self.grpc, "--rounds", "1", "--first-round", &number.to_string()]);
+        load.args(["--to", self.node.grpc()?, "--rounds", "1", "--first-round", &number.to_string()]);
         load.args(["--tokens", &plan.tokens.to_string(), "--prefill", &list(&PREFILL), "--batch", &list(&BATCH)]);
         serde_json::from_str(&exec::output(&mut load)?).context("node-load printed something else")
     }
 
     /// The most memory it has had so far, bytes.
     pub fn peak_bytes(&self) -> f64 {
-        machine::peak_kib(self.process.id()) as f64 * 1024.0
+        machine::peak_kib(self.node.process.id()) as f64 * 1024.0
     }
 
     /// Bytes of the KV cache, as the node said when it started.
     pub fn cache_bytes(&self) -> Result<f64> {
-        let log = self.process.log()?;
+        let log = self.node.process.log()?;
         cache_bytes(&log).with_context(|| format!("the node did not say what its KV cache takes:\n{log}"))
     }
 
     pub fn stop(&mut self) {
-        self.process.stop(Duration::from_secs(5));
+        self.node.stop();
     }
 }
 
@@ -64,32 +59,15 @@ pub fn load_seconds(plan: &Plan) -> Result<f64> {
     let mut seconds = Vec::new();
     for _ in 0..=LOADS {
         let began = Instant::now();
-        let mut process = start(plan.model, super::ARITHMETIC[0])?;
-        ready(&mut process)?;
+        let mut node = start(plan.model, super::ARITHMETIC[0])?;
         seconds.push(began.elapsed().as_secs_f64());
-        process.stop(Duration::from_secs(5));
+        node.stop();
     }
     Ok(median(seconds.into_iter().skip(1)))
 }
 
-fn start(model: &Path, arithmetic: &str) -> Result<Child> {
-    let mut serve = Command::new(place::binary("littoral-node"));
-    serve.args(["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--device", "cpu"]);
-    serve.args(["--arithmetic", arithmetic]).arg("--model").arg(model);
-    let dir = place::state().join("bench");
-    std::fs::create_dir_all(&dir)?;
-    Child::start_logging("node", &mut serve, dir.join(format!("node-{arithmetic}.log")))
-}
-
-fn ready(process: &mut Child) -> Result<Ready> {
-    let began = Instant::now();
-    loop {
-        match process.ready(Duration::from_millis(50))? {
-            Some(ready) => return Ok(ready),
-            None if began.elapsed() > READY => bail!("the node was not ready in time\n{}", process.last_words()),
-            None => {}
-        }
-    }
+fn start(model: &Path, arithmetic: &str) -> Result<bench::node::Node> {
+    bench::node::Node::start(model, arithmetic, &["--arithmetic", arithmetic])
 }
 
 /// Of `… KV cache of 16384 tokens in 360.0 MiB`.

@@ -119,6 +119,7 @@ impl Results {
             let own = &self.own()[0];
             for (what, figure, least) in [
                 ("decode, batch 1, to llama.cpp's", Figure::Decode(0), 1.3),
+                ("decode, batch 8, to llama.cpp's", Figure::Decode(2), 1.3),
                 ("prefill of 512, to llama.cpp's", Figure::Prefill(1), 1.0),
             ] {
                 let ratio = own.ratio(peer, figure);
@@ -191,7 +192,7 @@ mod unit_tests {
         let engines = vec![engine("a", &[10.0, 30.0, 12.0]), engine("llama.cpp", &[5.0, 20.0, 10.0])];
         let text = results(engines, true).to_string();
         assert!(text.contains("1.50 x") && text.contains("12.0 GB/s, 30 %"), "{text}");
-        assert_eq!(text.matches("| met").count() + text.matches("  met").count(), 4, "{text}");
+        assert_eq!(text.matches("| met").count() + text.matches("  met").count(), 5, "{text}");
     }
 
     #[test]
