@@ -35,7 +35,7 @@ struct Phase {
     name: String,
     /// Steps, or prompt tokens.
     count: f64,
-    /// Seconds of each of them for whoever asked.
+    /// Seconds of all of them for whoever asked.
     wall: f64,
     spent: Metrics,
 }
@@ -62,7 +62,7 @@ pub fn measure(ui: &Ui, plan: &Plan) -> Result<Profile> {
         name: format!("a token of a prompt of {}", read.prompt_tokens),
         count: reading.spent.get("littoral_node_prompt_tokens_total")
             - reading.spent.get("littoral_node_prompt_cache_hit_tokens_total"),
-        wall: read.seconds / f64::from(read.prompt_tokens),
+        wall: reading.round.wall,
         spent: reading.spent.clone(),
     });
     let mut alone = 0.0;
@@ -75,7 +75,7 @@ pub fn measure(ui: &Ui, plan: &Plan) -> Result<Profile> {
         phases.push(Phase {
             name: format!("a step of batch {batch}"),
             count: writing.spent.get("littoral_node_step_seconds_count"),
-            wall: f64::from(written.batch) / written.tokens_per_s,
+            wall: writing.round.wall,
             spent: writing.spent.clone(),
         });
     }
@@ -116,7 +116,7 @@ impl Phase {
         rows.push(("sampler", self.each("sample", "")));
         rows.push(("scheduler", self.each("schedule", "")));
         let inside: f64 = rows.iter().map(|row| row.1).sum();
-        rows.push(("wire, wake-ups and who asks", (self.wall - inside).max(0.0)));
+        rows.push(("wire, wake-ups and who asks", (self.wall / self.count.max(1.0) - inside).max(0.0)));
         let beside = vec![("detokenising, events", self.each("write", "")), ("delivery", self.each("deliver", ""))];
         (rows, beside)
     }
@@ -160,7 +160,7 @@ mod unit_tests {
         let page = "littoral_node_step_seconds_sum 0.9\nlittoral_node_part_seconds_sum{part=\"attention\"} 0.3\n\
                     littoral_node_part_seconds_sum{part=\"head\"} 0.5\nlittoral_node_sample_seconds_sum 0.05\n\
                     littoral_node_write_seconds_sum 0.02\n";
-        let phase = Phase { name: "a step".into(), count: 100.0, wall: 0.010, spent: Metrics::of(page) };
+        let phase = Phase { name: "a step".into(), count: 100.0, wall: 1.0, spent: Metrics::of(page) };
         Profile { phases: vec![phase], generation, prompt: 512, answer: 128 }
     }
 
