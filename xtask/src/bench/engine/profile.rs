@@ -30,6 +30,9 @@ const PARTS: [(&str, &str); 5] = [
     ("readback", "readback"),
 ];
 
+/// A part and its seconds.
+type Row = (&'static str, f64);
+
 /// What was asked while the clock ran.
 struct Phase {
     name: String,
@@ -106,9 +109,9 @@ impl Phase {
         self.spent.get(&format!("littoral_node_{histogram}_seconds_sum{labels}")) / self.count.max(1.0)
     }
 
-    /// Rows of the table: what, seconds; first those that follow one another, then those beside the next step.
-    fn rows(&self) -> (Vec<(&'static str, f64)>, Vec<(&'static str, f64)>) {
-        let mut rows: Vec<_> =
+    /// What follows one another.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> =
             PARTS.iter().map(|(label, name)| (*name, self.each("part", &format!("{{part=\"{label}\"}}")))).collect();
         let parts: f64 = rows.iter().map(|row| row.1).sum();
         let step = self.each("step", "");
@@ -117,8 +120,12 @@ impl Phase {
         rows.push(("scheduler", self.each("schedule", "")));
         let inside: f64 = rows.iter().map(|row| row.1).sum();
         rows.push(("wire, wake-ups and who asks", (self.wall / self.count.max(1.0) - inside).max(0.0)));
-        let beside = vec![("detokenising, events", self.each("write", "")), ("delivery", self.each("deliver", ""))];
-        (rows, beside)
+        rows
+    }
+
+    /// What runs beside the next step.
+    fn beside(&self) -> [Row; 2] {
+        [("detokenising, events", self.each("write", "")), ("delivery", self.each("deliver", ""))]
     }
 }
 
@@ -126,14 +133,14 @@ impl fmt::Display for Profile {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for phase in &self.phases {
             let mut table = Table::new([phase.name.as_str(), "us", "share"]);
-            let (rows, beside) = phase.rows();
+            let rows = phase.rows();
             let all: f64 = rows.iter().map(|row| row.1).sum();
             for (what, seconds) in rows {
                 let share = 100.0 * seconds / all.max(f64::MIN_POSITIVE);
                 table.row([what.into(), format!("{:.1}", 1e6 * seconds), format!("{share:.1} %")]);
             }
             table.row(["all".into(), format!("{:.1}", 1e6 * all), "100.0 %".into()]);
-            for (what, seconds) in beside {
+            for (what, seconds) in phase.beside() {
                 table.row([format!("beside the next step: {what}"), format!("{:.1}", 1e6 * seconds), "-".into()]);
             }
             writeln!(out, "### {}\n\n{table}", phase.name)?;
