@@ -9,7 +9,7 @@ mod refused;
 mod resumed;
 
 use cases::{CASES, Case, argmax, assert_close, run, segment, table};
-use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Quantize};
+use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Part, Quantize};
 
 #[test]
 fn every_checkpoint_is_tested() {
@@ -178,5 +178,22 @@ fn quantised_on_load_weights_are_smaller_and_close() {
         // Fewer bits, more error; none at all would mean that nothing was quantised.
         assert!(error > before && error <= most, "{quantize:?}: {error}");
         before = error;
+    }
+}
+
+#[test]
+fn a_profiled_step_says_where_its_time_went_and_computes_the_same() {
+    for name in ["llama", "deepseek-v3", "deepseek-v4"] {
+        let case = Case::open(name);
+        let (a, blocks) = (&case.prompts[0], table(case.prompts[0].ids.len(), 0, 1));
+        let mut plain = case.model(DeviceChoice::Cpu);
+        let expected = run(&mut plain, &a.ids, 0, &blocks);
+        assert_eq!(plain.spent(), None);
+        let mut model = case.model(DeviceChoice::Cpu).profiled();
+        let began = std::time::Instant::now();
+        assert_eq!(run(&mut model, &a.ids, 0, &blocks), expected, "{name}");
+        let (took, spent) = (began.elapsed(), model.spent().unwrap());
+        assert!(spent.iter().all(|part| !part.is_zero()), "{name}: {spent:?} of {:?}", Part::ALL);
+        assert!(spent.iter().sum::<std::time::Duration>() <= took, "{name}: {spent:?} in {took:?}");
     }
 }

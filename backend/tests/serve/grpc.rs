@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use littoral_api::error::code;
-use littoral_proto::v1::{GenerateRequest, event::Kind};
+use littoral_proto::v1::{GenerateRequest, Speculation, event::Kind};
 
 use crate::support::{Answer, Node, chat, request, resumed, shared};
 
@@ -203,4 +203,25 @@ async fn the_node_describes_itself() {
     assert_eq!(info.models[0].context_length, 8192);
     assert!(!info.models[0].revision.is_empty() && info.models[0].created > 1_700_000_000);
     assert!(info.device.contains("cpu"), "{}", info.device);
+}
+
+#[tokio::test]
+async fn drafts_are_made_for_who_asks_for_them_and_the_answer_is_the_same() {
+    let node = Node::start(1, 2);
+    let mut list = chat("Repeat this list three times, exactly: alpha beta gamma delta. alpha beta gamma delta.");
+    list.max_tokens = Some(60);
+    let asked = |how: i32| GenerateRequest { speculation: how, ..request(&list) };
+    let plain = node.answer(asked(Speculation::Off.into())).await;
+    assert_eq!(node.metric("littoral_node_draft_tokens_total").await, 0.0);
+    let mut drafted = 0.0;
+    for how in [Speculation::Auto, Speculation::On] {
+        let answer = node.answer(asked(how.into())).await;
+        assert_eq!((&answer.text, &answer.tokens), (&plain.text, &plain.tokens), "{how:?}");
+        let so_far = node.metric("littoral_node_draft_tokens_total").await;
+        assert!(so_far > drafted, "nothing is drafted: {how:?}");
+        drafted = so_far;
+    }
+    let unknown = node.answer(asked(7)).await;
+    assert_eq!(unknown.code(), code::INVALID_REQUEST);
+    assert!(unknown.error.unwrap().message.contains("speculation"));
 }

@@ -1,5 +1,7 @@
 //! `node-load`: measures a node through its gRPC, with its scheduler: how fast it reads prompts, how fast it writes.
 
+use std::time::Instant;
+
 use anyhow::Context;
 use clap::Parser;
 use futures::future::try_join_all;
@@ -33,6 +35,8 @@ struct Options {
 struct Report {
     prefill: Vec<Prefill>,
     decode: Vec<Decode>,
+    /// Seconds of everything that was asked, one after the other, a first short answer included.
+    wall: f64,
 }
 
 #[derive(Serialize)]
@@ -53,15 +57,17 @@ struct Decode {
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     let load = Load(Node::connect(&options.to).await?);
+    let began = Instant::now();
     // The first steps of a process are slower.
     load.0.ask(Ask::new("warm up", 4)).await?;
-    let mut report = Report { prefill: Vec::new(), decode: Vec::new() };
+    let mut report = Report { prefill: Vec::new(), decode: Vec::new(), wall: 0.0 };
     for &length in &options.prefill {
         report.prefill.push(load.prefill(length, options.first_round, options.rounds).await?);
     }
     for &batch in &options.batch {
         report.decode.push(load.decode(batch, options.tokens, options.rounds).await?);
     }
+    report.wall = began.elapsed().as_secs_f64();
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
 }

@@ -52,6 +52,9 @@ pub struct Options {
 struct Round {
     prefill: Vec<Prefill>,
     decode: Vec<Decode>,
+    /// Seconds of everything that was asked, where that is said.
+    #[serde(default)]
+    wall: f64,
 }
 
 #[derive(Debug, Deserialize)]

@@ -30,12 +30,15 @@ const PARTS: [(&str, &str); 5] = [
     ("readback", "readback"),
 ];
 
+/// A part and its seconds.
+type Row = (&'static str, f64);
+
 /// What was asked while the clock ran.
 struct Phase {
     name: String,
     /// Steps, or prompt tokens.
     count: f64,
-    /// Seconds of each of them for whoever asked.
+    /// Seconds of all of them for whoever asked.
     wall: f64,
     spent: Metrics,
 }
@@ -62,7 +65,7 @@ pub fn measure(ui: &Ui, plan: &Plan) -> Result<Profile> {
         name: format!("a token of a prompt of {}", read.prompt_tokens),
         count: reading.spent.get("littoral_node_prompt_tokens_total")
             - reading.spent.get("littoral_node_prompt_cache_hit_tokens_total"),
-        wall: read.seconds / f64::from(read.prompt_tokens),
+        wall: reading.round.wall,
         spent: reading.spent.clone(),
     });
     let mut alone = 0.0;
@@ -75,7 +78,7 @@ pub fn measure(ui: &Ui, plan: &Plan) -> Result<Profile> {
         phases.push(Phase {
             name: format!("a step of batch {batch}"),
             count: writing.spent.get("littoral_node_step_seconds_count"),
-            wall: f64::from(written.batch) / written.tokens_per_s,
+            wall: writing.round.wall,
             spent: writing.spent.clone(),
         });
     }
@@ -106,9 +109,9 @@ impl Phase {
         self.spent.get(&format!("littoral_node_{histogram}_seconds_sum{labels}")) / self.count.max(1.0)
     }
 
-    /// Rows of the table: what, seconds; first those that follow one another, then those beside the next step.
-    fn rows(&self) -> (Vec<(&'static str, f64)>, Vec<(&'static str, f64)>) {
-        let mut rows: Vec<_> =
+    /// What follows one another.
+    fn rows(&self) -> Vec<Row> {
+        let mut rows: Vec<Row> =
             PARTS.iter().map(|(label, name)| (*name, self.each("part", &format!("{{part=\"{label}\"}}")))).collect();
         let parts: f64 = rows.iter().map(|row| row.1).sum();
         let step = self.each("step", "");
@@ -116,9 +119,13 @@ impl Phase {
         rows.push(("sampler", self.each("sample", "")));
         rows.push(("scheduler", self.each("schedule", "")));
         let inside: f64 = rows.iter().map(|row| row.1).sum();
-        rows.push(("wire, wake-ups and who asks", (self.wall - inside).max(0.0)));
-        let beside = vec![("detokenising, events", self.each("write", "")), ("delivery", self.each("deliver", ""))];
-        (rows, beside)
+        rows.push(("wire, wake-ups and who asks", (self.wall / self.count.max(1.0) - inside).max(0.0)));
+        rows
+    }
+
+    /// What runs beside the next step.
+    fn beside(&self) -> [Row; 2] {
+        [("detokenising, events", self.each("write", "")), ("delivery", self.each("deliver", ""))]
     }
 }
 
@@ -126,14 +133,14 @@ impl fmt::Display for Profile {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for phase in &self.phases {
             let mut table = Table::new([phase.name.as_str(), "us", "share"]);
-            let (rows, beside) = phase.rows();
+            let rows = phase.rows();
             let all: f64 = rows.iter().map(|row| row.1).sum();
             for (what, seconds) in rows {
                 let share = 100.0 * seconds / all.max(f64::MIN_POSITIVE);
                 table.row([what.into(), format!("{:.1}", 1e6 * seconds), format!("{share:.1} %")]);
             }
             table.row(["all".into(), format!("{:.1}", 1e6 * all), "100.0 %".into()]);
-            for (what, seconds) in beside {
+            for (what, seconds) in phase.beside() {
                 table.row([format!("beside the next step: {what}"), format!("{:.1}", 1e6 * seconds), "-".into()]);
             }
             writeln!(out, "### {}\n\n{table}", phase.name)?;
@@ -160,7 +167,7 @@ mod unit_tests {
         let page = "littoral_node_step_seconds_sum 0.9\nlittoral_node_part_seconds_sum{part=\"attention\"} 0.3\n\
                     littoral_node_part_seconds_sum{part=\"head\"} 0.5\nlittoral_node_sample_seconds_sum 0.05\n\
                     littoral_node_write_seconds_sum 0.02\n";
-        let phase = Phase { name: "a step".into(), count: 100.0, wall: 0.010, spent: Metrics::of(page) };
+        let phase = Phase { name: "a step".into(), count: 100.0, wall: 1.0, spent: Metrics::of(page) };
         Profile { phases: vec![phase], generation, prompt: 512, answer: 128 }
     }
 

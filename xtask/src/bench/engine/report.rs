@@ -178,6 +178,7 @@ mod unit_tests {
         let round = |rate: &f64| Round {
             prefill: PREFILL.map(|n| Prefill { prompt_tokens: n, seconds: f64::from(n) / rate }).into(),
             decode: BATCH.map(|batch| Decode { batch, tokens_per_s: *rate }).into(),
+            wall: 0.0,
         };
         Engine { name: name.into(), rounds: Ok(rates.iter().map(round).collect()) }
     }
