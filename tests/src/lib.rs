@@ -1,6 +1,7 @@
 //! Equipment for tests on real parts: processes, clients, a node whose every move the test decides.
 
 pub mod artefact;
+pub mod certificates;
 pub mod client;
 pub mod edge;
 pub mod instant_node;
@@ -11,6 +12,7 @@ pub mod openai_server;
 pub mod process;
 pub mod redis_server;
 pub mod sse;
+pub mod syslog_receiver;
 pub mod wasi_host;
 
 use std::{
