@@ -66,6 +66,6 @@ mod tests {
     fn what_cannot_be_read_is_sent_all_the_same() {
         let mut out = Vec::new();
         Sender::new("", 1).frame(&Line { seq: 3, text: b"\xff".to_vec() }, None, &mut out);
-        assert_eq!(out, b"46 <110>1 - - littoral 1 - [meta sequenceId=\"3\"] \xff");
+        assert_eq!(out, b"47 <110>1 - - littoral 1 - [meta sequenceId=\"3\"] \xff");
     }
 }
