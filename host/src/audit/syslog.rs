@@ -181,11 +181,8 @@ impl Syslog {
             }
             tokio::select! {
                 changed = self.synced.changed() => changed.map_err(|_| SinkError::Over)?,
-                read = from.read(&mut unasked) => match read? {
-                    0 => return Err(SinkError::Closed),
-                    // Nothing a receiver says means anything.
-                    _ => {}
-                },
+                // Nothing a receiver says means anything but its end.
+                read = from.read(&mut unasked) => if read? == 0 { return Err(SinkError::Closed) },
                 () = sleep_until(until) => break,
             }
             batch = self.next_batch()?;

@@ -75,7 +75,7 @@ impl Executor {
         let lease = format!("{request_id}/{:016x}", rand::random::<u64>());
         let tenant = plan.tenant().to_string();
         let admission = Admission { tenant, lease, lease_for: longest, demands: demands.clone() };
-        let (held, grants) = match hold(self.shared.limits.clone(), admission, reservation.clone()).await {
+        let (held, grants) = match hold(self.shared.limits.clone(), admission, reservation).await {
             Ok(Ok(granted)) => granted,
             Ok(Err(refusal)) => {
                 let kind = demands.get(refusal.at).map_or("", |demand| demand.kind.as_str());
