@@ -2,6 +2,7 @@
 
 pub mod answers;
 pub mod artefact;
+pub mod certificates;
 pub mod client;
 pub mod edge;
 pub mod instant_node;
@@ -12,6 +13,7 @@ pub mod openai_server;
 pub mod process;
 pub mod redis_server;
 pub mod sse;
+pub mod syslog_receiver;
 pub mod wasi_host;
 
 use std::{

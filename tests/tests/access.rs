@@ -14,6 +14,8 @@ mod limits;
 mod script;
 #[path = "access/step_up.rs"]
 mod step_up;
+#[path = "access/syslog.rs"]
+mod syslog;
 #[path = "access/together.rs"]
 mod together;
 #[path = "access/tokens.rs"]

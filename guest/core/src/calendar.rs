@@ -30,6 +30,20 @@ pub fn next_month(at_ms: u64) -> u64 {
     if month == 12 { unix_ms(year + 1, 1, 1) } else { unix_ms(year, month + 1, 1) }
 }
 
+/// Unix milliseconds of a time as [`rfc3339`] writes it.
+pub fn parse(text: &str) -> Option<u64> {
+    let part = |from: usize, to: usize| -> Option<u64> {
+        let digits = text.get(from..to)?;
+        digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())?
+    };
+    let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
+    let (hour, minute, second, ms) = (part(11, 13)?, part(14, 16)?, part(17, 19)?, part(20, 23)?);
+    let at = (1970..=9999).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day);
+    let at = at.then(|| unix_ms(year, month, day) + (hour * 3600 + minute * 60 + second) * 1000 + ms)?;
+    // What it writes otherwise it does not read.
+    (rfc3339(at) == text).then_some(at)
+}
+
 /// `2026-11-25T02:33:24.123Z` (RFC 3339).
 pub fn rfc3339(at_ms: u64) -> String {
     let (year, month, day) = date(at_ms);
@@ -52,10 +66,18 @@ mod tests {
     }
 
     #[test]
+    fn other_texts_are_no_times() {
+        for text in ["", "2026-02-30T00:00:00.000Z", "2026-11-25T24:00:00.000Z", "2026-11-25 02:33:24.123Z", "é026-11-25T"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn every_day_of_eight_centuries_there_and_back() {
         for day in 0..292_194 {
             let (y, m, d) = date(day * DAY_MS);
             assert_eq!(unix_ms(y, m, d), day * DAY_MS);
+            assert_eq!(parse(&rfc3339(day * DAY_MS + 123)), Some(day * DAY_MS + 123));
         }
     }
 }

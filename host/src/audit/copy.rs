@@ -117,7 +117,8 @@ fn append(source: &Path, target: &Path) -> io::Result<()> {
     target.sync_data()
 }
 
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces a file in one step, unless it holds this already.
+pub fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::read(path).is_ok_and(|there| there == bytes) {
         return Ok(());
     }

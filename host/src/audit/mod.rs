@@ -6,7 +6,11 @@
 
 mod copy;
 mod file;
+mod message;
+mod receiver;
+mod syslog;
 mod ticket;
+mod trail;
 mod verify;
 
 use std::{
@@ -29,6 +33,7 @@ use tokio::sync::watch;
 use copy::Copy;
 pub use file::AuditError;
 use file::Log;
+pub use syslog::Progress;
 pub use ticket::{Over, Ticket};
 pub use verify::{Report, read_key, verify, walk};
 
@@ -51,6 +56,7 @@ pub struct Audit {
     /// The last line could not be written.
     full: AtomicBool,
     copy: Option<Arc<Copy>>,
+    syslog: Option<Arc<Progress>>,
     pub lines: AtomicU64,
     /// Lines that could not be written.
     pub lost: AtomicU64,
@@ -68,8 +74,11 @@ impl Audit {
         let Some(dir) = &config.dir else { return Ok(None) };
         let key = file::key(&config.key_file(dir))?;
         let log = Log::open(dir, &key, config).with_context(|| format!("the audit log in {}", dir.display()))?;
+        let synced = watch::Sender::new(log.seq());
+        let syslog = config.syslog.as_ref().map(|to| syslog::start(dir, to, synced.subscribe()));
         let audit = Arc::new(Self {
-            synced: watch::Sender::new(log.seq()),
+            synced,
+            syslog: syslog.transpose().context("audit.syslog")?,
             log: Mutex::new(log),
             dirty: Condvar::new(),
             strict: config.strict,
@@ -97,6 +106,12 @@ impl Audit {
     /// How far the second folder lags behind, seconds; 0 without one.
     pub fn copy_lag(&self) -> f64 {
         self.copy.as_ref().map_or(0.0, |copy| copy.lag())
+    }
+
+    /// How far the syslog receiver has come, and how many lines it lacks; none without one.
+    pub fn syslog(&self) -> Option<(&Progress, u64)> {
+        let progress = self.syslog.as_deref()?;
+        Some((progress, progress.behind(*self.synced.borrow())))
     }
 
     /// Marks the beginning of a request. Its line names the mark's number.

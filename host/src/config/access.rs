@@ -78,6 +78,8 @@ pub struct Audit {
     pub key: Option<PathBuf>,
     /// A second folder, on another disk, that follows the log.
     pub copy_to: Option<PathBuf>,
+    /// A receiver of syslog over TLS that the log is sent to.
+    pub syslog: Option<Syslog>,
     /// Whether answers wait until their line is on disk.
     pub strict: bool,
     /// What happens to requests while no line can be written.
@@ -86,6 +88,62 @@ pub struct Audit {
     pub rotate_bytes: u64,
     /// Files are kept so long.
     pub keep_days: u64,
+}
+
+/// A receiver of syslog (RFC 5424) over TLS (RFC 5425).
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Syslog {
+    /// `HOST`, `HOST:PORT` or `[ADDRESS]:PORT`.
+    pub address: String,
+    /// Whose certificates are believed, PEM.
+    pub ca_file: PathBuf,
+    /// The name in the receiver's certificate; by default the host of the address.
+    #[serde(default)]
+    pub server_name: Option<String>,
+    /// This edge's own certificate and its key, PEM, where the receiver asks for one.
+    #[serde(default)]
+    pub certificate_file: Option<PathBuf>,
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+}
+
+impl Syslog {
+    /// The port of RFC 5425.
+    const PORT: u16 = 6514;
+
+    /// Host and port.
+    fn parts(&self) -> (&str, Option<&str>) {
+        match self.address.rsplit_once(':') {
+            Some((host, port)) if host.ends_with(']') || !host.contains(':') => (host, Some(port)),
+            _ => (&self.address, None),
+        }
+    }
+
+    /// The name that the receiver's certificate must hold.
+    pub fn name(&self) -> &str {
+        self.server_name.as_deref().unwrap_or_else(|| self.parts().0.trim_matches(['[', ']']))
+    }
+
+    /// The address, with the default port where it has none.
+    pub fn with_port(&self) -> String {
+        match self.parts() {
+            (_, Some(_)) => self.address.clone(),
+            (host, None) if host.contains(':') && !host.starts_with('[') => format!("[{host}]:{}", Self::PORT),
+            (host, None) => format!("{host}:{}", Self::PORT),
+        }
+    }
+
+    fn check(&self) -> Result<(), &'static str> {
+        let (host, port) = self.parts();
+        if host.is_empty() || port.is_some_and(|port| port.parse::<u16>().is_err()) {
+            return Err("address must be HOST or HOST:PORT");
+        }
+        if self.certificate_file.is_some() != self.key_file.is_some() {
+            return Err("certificate_file and key_file belong together");
+        }
+        Ok(())
+    }
 }
 
 /// See [`Audit::on_full`].
@@ -105,6 +163,7 @@ impl Default for Audit {
             dir: None,
             key: None,
             copy_to: None,
+            syslog: None,
             strict: false,
             on_full: OnFull::default(),
             rotate_bytes: 64 << 20,
@@ -133,6 +192,9 @@ pub(super) fn known(file: &toml::Table) -> Result<(), ConfigError> {
     section::<Store>("store", file)?;
     section::<Audit>("audit", file)?;
     section::<Admin>("admin", file)?;
+    if let Some(syslog) = file.get("audit").and_then(|audit| audit.get("syslog")).and_then(toml::Value::as_table) {
+        fields::check::<Syslog>("audit.syslog.", syslog)?;
+    }
     for (name, policy) in tables(file, "tenant") {
         let prefix = format!("tenant.{name}.");
         fields::check::<TenantPolicy>(&prefix, policy)?;
@@ -183,6 +245,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if config.admin.listen.is_some_and(|address| !address.ip().is_loopback()) {
         return refuse("admin.listen".into(), "must be an address of this machine alone, as 127.0.0.1:8082".into());
     }
+    if let Some(Err(message)) = config.audit.syslog.as_ref().map(Syslog::check) {
+        return refuse("audit.syslog".into(), message.into());
+    }
     if config.audit.rotate_bytes < 4096 {
         return refuse("audit.rotate_bytes".into(), "must be at least 4096".into());
     }
@@ -220,12 +285,32 @@ mod tests {
     }
 
     #[test]
+    fn a_receivers_name_and_port_are_told_by_its_address() {
+        let cases = [
+            ("logs.example", "logs.example", "logs.example:6514"),
+            ("logs.example:1", "logs.example", "logs.example:1"),
+            ("192.0.2.1", "192.0.2.1", "192.0.2.1:6514"),
+            ("[2001:db8::1]:7", "2001:db8::1", "[2001:db8::1]:7"),
+            ("2001:db8::1", "2001:db8::1", "[2001:db8::1]:6514"),
+        ];
+        for (address, name, with_port) in cases {
+            let config = parse(&format!("[audit.syslog]\naddress = '{address}'\nca_file = 'ca.pem'")).unwrap();
+            config.check().unwrap();
+            let syslog = config.audit.syslog.unwrap();
+            assert_eq!((syslog.name(), &*syslog.with_port()), (name, with_port));
+        }
+    }
+
+    #[test]
     fn what_is_not_known_or_cannot_work_is_named() {
         let cases = [
             ("[store]\nulr = 'x'", "store.ulr"),
             ("[tenant.acme]\nlimit = {}", "tenant.acme.limit"),
             ("[tenant.acme.limits]\nrequest_per_minute = 1", "tenant.acme.limits.request_per_minute"),
             ("[tenant.acme.limits.budget]\namuont = 1", "tenant.acme.limits.budget.amuont"),
+            ("[audit.syslog]\naddress = 'a'\nca = 'b'", "audit.syslog.ca"),
+            ("[audit.syslog]\naddress = 'a:b'\nca_file = 'b'", "audit.syslog"),
+            ("[audit.syslog]\naddress = 'a'\nca_file = 'b'\nkey_file = 'c'", "audit.syslog"),
             ("[admin]\nlisten = '0.0.0.0:1'", "admin.listen"),
             ("[price.m]\npromt = 1", "price.m.promt"),
             ("[tenant.a.step_up]\nwhn = 'always'", "tenant.a.step_up.whn"),

@@ -21,7 +21,7 @@ use littoral_core::{
 use serde::Deserialize;
 
 use crate::guest::GuestConfig;
-pub use access::{Admin, Audit, OnFull, OnLoss, Store};
+pub use access::{Admin, Audit, OnFull, OnLoss, Store, Syslog};
 pub use auth::{Auth, Issuer, Jwks, LONGEST_TOKEN_S, Token};
 pub use fleet::Fleet;
 pub use node::{Kind, Node};

@@ -2,9 +2,11 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
+    task::Poll,
     time::{Duration, Instant},
 };
 
+use futures::poll;
 use littoral_core::{
     Charge, Denial, Pairs, Plan,
     chat::ChatRequest,
@@ -17,7 +19,7 @@ use super::Executor;
 use crate::{
     error::Error,
     telemetry::{Meter, Used},
-    vault::{Admission, Limits, Settlement},
+    vault::{Admission, Limits, Settlement, StoreError},
 };
 
 /// What a request holds of its limits. It is settled once; what nobody settles is settled as unused when dropped.
@@ -72,11 +74,9 @@ impl Executor {
         // Ids of requests are the clients' to choose; those of leases are not.
         let lease = format!("{request_id}/{:016x}", rand::random::<u64>());
         let tenant = plan.tenant().to_string();
-        let admission =
-            Admission { tenant: tenant.clone(), lease: lease.clone(), lease_for: longest, demands: demands.clone() };
-        let limits = &self.shared.limits;
-        let grants = match limits.admit(admission).await {
-            Ok(Ok(grants)) => grants,
+        let admission = Admission { tenant, lease, lease_for: longest, demands: demands.clone() };
+        let (held, grants) = match hold(self.shared.limits.clone(), admission, reservation).await {
+            Ok(Ok(granted)) => granted,
             Ok(Err(refusal)) => {
                 let kind = demands.get(refusal.at).map_or("", |demand| demand.kind.as_str());
                 self.shared.metrics.access.limited(kind);
@@ -92,17 +92,31 @@ impl Executor {
             Some(reservation) => lower(plan, reservation, &demands, &grants)?,
             None => false,
         };
-        let grants = demands.into_iter().zip(grants).map(|(demand, grant)| (demand, grant.amount)).collect();
-        let held = Held {
-            limits: limits.clone(),
-            tenant,
-            lease,
-            since: Instant::now(),
-            work: reservation,
-            grants: Mutex::new(Some(grants)),
-        };
         Ok(Some(Arc::new(Permit { limits: held, headers, lowered })))
     }
+}
+
+/// Takes charges. The store is asked to the end even when the client leaves meanwhile: what it granted is then given back.
+async fn hold(
+    limits: Arc<Limits>,
+    admission: Admission,
+    work: Option<Reservation>,
+) -> Result<Result<(Held, Vec<Grant>), Refusal>, StoreError> {
+    let mut asking = Box::pin(async move {
+        let (tenant, lease, demands) = (admission.tenant.clone(), admission.lease.clone(), admission.demands.clone());
+        let answer = limits.admit(admission).await?;
+        Ok(answer.map(|grants| {
+            let amounts = grants.iter().map(|grant| grant.amount);
+            let held = demands.into_iter().zip(amounts).collect();
+            let grants_held = Mutex::new(Some(held));
+            (Held { limits, tenant, lease, since: Instant::now(), work, grants: grants_held }, grants)
+        }))
+    });
+    // A store in memory answers at once, and needs no task.
+    if let Poll::Ready(answer) = poll!(&mut asking) {
+        return answer;
+    }
+    tokio::spawn(asking).await.unwrap_or_else(|e| Err(StoreError::Wrong(e.to_string())))
 }
 
 fn demand(charge: &Charge, work: Option<&Reservation>) -> Demand {
@@ -249,8 +263,11 @@ impl Meter for Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for Held {
     fn drop(&mut self) {
-        self.ended(Used::Nothing);
+        self.settle(|grants| match &self.work {
+            None => Vec::new(),
+            Some(work) => self.to(grants, work, None),
+        });
     }
 }

@@ -17,6 +17,9 @@ const AUDIT_LINES: &str = "littoral_audit_lines_total";
 const AUDIT_LOST: &str = "littoral_audit_lost_total";
 const AUDIT_FULL: &str = "littoral_audit_full";
 const AUDIT_LAG: &str = "littoral_audit_copy_lag_seconds";
+const SINK_LAG: &str = "littoral_audit_sink_lag_seconds";
+const SINK_LINES: &str = "littoral_audit_sink_lag_lines";
+const SINK_FAILURES: &str = "littoral_audit_sink_failures_total";
 const KINDS: [&str; 4] = ["requests", "tokens", "concurrency", "budget"];
 
 /// See the module.
@@ -31,6 +34,9 @@ pub struct AccessMetrics {
     audit_lost: Counter,
     audit_full: Gauge,
     audit_lag: Gauge,
+    sink_lag: Gauge,
+    sink_lines: Gauge,
+    sink_failures: Counter,
 }
 
 impl AccessMetrics {
@@ -45,6 +51,9 @@ impl AccessMetrics {
         make.describe_counter(AUDIT_LOST, "Audit lines that could not be written");
         make.describe_gauge(AUDIT_FULL, "1 while the audit log cannot be written to");
         make.describe_gauge(AUDIT_LAG, "Seconds by which the audit log's second folder lags behind");
+        make.describe_gauge(SINK_LAG, "Age of the oldest audit line that was not sent to the syslog receiver");
+        make.describe_gauge(SINK_LINES, "Audit lines that were not sent to the syslog receiver");
+        make.describe_counter(SINK_FAILURES, "Connections to the syslog receiver that broke or were never made");
         Self {
             limited: KINDS.map(|kind| make.counter(LIMITED, vec![Label::new("kind", kind)])),
             store_lost: make.gauge(STORE_LOST),
@@ -55,6 +64,9 @@ impl AccessMetrics {
             audit_lost: make.counter(AUDIT_LOST, vec![]),
             audit_full: make.gauge(AUDIT_FULL),
             audit_lag: make.gauge(AUDIT_LAG),
+            sink_lag: make.gauge(SINK_LAG),
+            sink_lines: make.gauge(SINK_LINES),
+            sink_failures: make.counter(SINK_FAILURES, vec![]),
         }
     }
 
@@ -63,6 +75,11 @@ impl AccessMetrics {
         self.audit_lines.absolute(audit.lines.load(Relaxed));
         self.audit_lost.absolute(audit.lost.load(Relaxed));
         self.audit_lag.set(audit.copy_lag());
+        if let Some((progress, behind)) = audit.syslog() {
+            self.sink_lag.set(progress.lag());
+            self.sink_lines.set(behind as f64);
+            self.sink_failures.absolute(progress.failures.load(Relaxed));
+        }
         self.audit_full.set(f64::from(u8::from(audit.is_full())));
     }
 

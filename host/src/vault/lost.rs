@@ -67,6 +67,9 @@ impl Limits {
     /// Takes a request's charges.
     pub async fn admit(&self, admission: Admission) -> Result<Result<Vec<Grant>, Refusal>, StoreError> {
         let keep = (self.on_loss == OnLoss::Share && self.store.is_shared()).then(|| admission.clone());
+        let slots = admission.demands.iter().filter(|demand| demand.kind == charge_kind::CONCURRENCY);
+        let slots: Vec<_> = slots.map(|demand| demand.key.clone()).collect();
+        let (tenant, lease) = (admission.tenant.clone(), admission.lease.clone());
         match self.store.admit(admission).await {
             Ok(answer) => {
                 if let Some(admission) = keep {
@@ -75,6 +78,10 @@ impl Limits {
                 Ok(answer)
             }
             Err(error) => {
+                // It may have been done all the same: a slot that nobody knows of would be held to the end of its lease.
+                if !slots.is_empty() {
+                    self.store.settle(Settlement { tenant, lease, corrections: Vec::new(), slots });
+                }
                 if !self.lost.swap(true, Relaxed) {
                     tracing::error!(%error, on_loss = ?self.on_loss, "the store is lost; limits go on without it");
                 }

@@ -95,6 +95,37 @@ async fn what_was_reserved_and_not_used_comes_back() {
 }
 
 #[tokio::test]
+async fn who_leaves_while_the_store_is_asked_holds_nothing() {
+    let node = InstantNode::start("n", Script::default());
+    let redis = Redis::start();
+    let url = format!("url = '{}'\ntimeout_ms = 10_000", redis.url());
+    let edge = Edge::to(&[node.address()])
+        .with("price.\"*\"", PRICE)
+        .with("store", &url)
+        .with("cache", "policy = 'off'")
+        .start();
+    let client = edge.client_with(&["--budget", "10/total", "--concurrency", "1"]).await;
+    client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
+    redis.pause(true);
+    for _ in 0..5 {
+        let asked = tokio::spawn({
+            let client = client.clone();
+            async move { client.chat(&ask(json!({"max_tokens": 5, "stream": true}))).await.status }
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        asked.abort();
+        assert!(asked.await.unwrap_err().is_cancelled());
+    }
+    redis.pause(false);
+    // The one slot is free, and the budget pays for exactly one more answer.
+    let body = ask(json!({"max_tokens": 5}));
+    let answered = async || client.chat(&body).await.status == 200;
+    eventually("the slot and the budget", SOON, answered).await;
+    client.chat(&body).await.error(402).await;
+    assert_eq!(node.asked(), 2);
+}
+
+#[tokio::test]
 async fn a_rate_is_told_and_kept() {
     let node = InstantNode::start("n", Script::default());
     let edge = Edge::to(&[node.address()]).start();
