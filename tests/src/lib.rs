@@ -11,6 +11,7 @@ pub mod metrics;
 pub mod node;
 pub mod openai_server;
 pub mod process;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod sse;
 pub mod syslog_receiver;

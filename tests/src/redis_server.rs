@@ -31,6 +31,18 @@ impl Redis {
         Self::with(&["--save", "", "--appendonly", "yes", "--appendfsync", "always"])
     }
 
+    /// A server that may join a cluster, and is soon given up by the others when it is gone.
+    pub fn of_cluster() -> Self {
+        let bus = free_port().to_string();
+        Self::with(
+            &[
+                &["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"][..],
+                &["--cluster-node-timeout", "1000", "--cluster-port", &bus],
+            ]
+            .concat(),
+        )
+    }
+
     fn with(arguments: &[&str]) -> Self {
         let port = free_port();
         let arguments = arguments.iter().map(ToString::to_string).collect();

@@ -11,6 +11,9 @@ use redis::{
 
 const SCHEMES: [&str; 4] = ["redis", "rediss", "redis-cluster", "rediss-cluster"];
 
+/// The longest that a node of a cluster may take to answer; longer than any command waits by itself.
+const LONGEST: Duration = Duration::from_secs(2);
+
 /// `redis://HOST:PORT`, or `redis-cluster://HOST:PORT,HOST:PORT`; `rediss` for TLS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -49,13 +52,14 @@ impl Address {
         }
     }
 
-    /// A client of the server, or of the cluster's first node: channels are heard at any.
-    pub fn listener(&self) -> RedisResult<Client> {
+    /// Clients to listen with, to be tried in this order: in a cluster channels are heard at any node.
+    pub fn listeners(&self) -> impl Iterator<Item = RedisResult<Client>> {
         crypto();
-        match self {
-            Self::One(url) => Client::open(url.as_str()),
-            Self::Cluster(urls) => Client::open(urls.first().map_or("", String::as_str)),
-        }
+        let urls = match self {
+            Self::One(url) => std::slice::from_ref(url),
+            Self::Cluster(urls) => urls,
+        };
+        urls.iter().map(|url| Client::open(url.as_str()))
     }
 
     /// A connection that is made with its first command and made again when it breaks. Must be called inside the runtime
@@ -82,8 +86,8 @@ impl Address {
         }
     }
 
-    /// Connects now, once. `patience` bounds the making; answers of a single server are bounded by who waits for them.
-    pub async fn connect(&self, making: Duration, answering: Duration) -> RedisResult<Connection> {
+    /// Connects now, once. `making` bounds that; answers are bounded by who waits for them.
+    pub async fn connect(&self, making: Duration) -> RedisResult<Connection> {
         crypto();
         Ok(match self {
             Self::One(url) => {
@@ -95,7 +99,7 @@ impl Address {
             Self::Cluster(urls) => {
                 let nodes = urls.iter().map(String::as_str);
                 let builder =
-                    ClusterClient::builder(nodes).retries(1).connection_timeout(making).response_timeout(answering);
+                    ClusterClient::builder(nodes).retries(1).connection_timeout(making).response_timeout(LONGEST);
                 Connection::Cluster(builder.build()?.get_async_connection().await?)
             }
         })

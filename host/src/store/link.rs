@@ -58,12 +58,20 @@ impl Server {
 
     /// A connection that listens to channels.
     pub async fn listen(&self) -> Result<PubSub, Trouble> {
-        let client = self.address.listener()?;
-        Ok(timeout(CONNECT, client.get_async_pubsub()).await.map_err(|_| Trouble::Slow(CONNECT))??)
+        let mut last = Trouble::Slow(CONNECT);
+        for client in self.address.listeners() {
+            let client = client?;
+            match timeout(CONNECT, client.get_async_pubsub()).await {
+                Ok(Ok(channel)) => return Ok(channel),
+                Ok(Err(error)) => last = error.into(),
+                Err(_) => last = Trouble::Slow(CONNECT),
+            }
+        }
+        Err(last)
     }
 
     async fn connect(&self, patience: Duration) -> Result<Connection, Trouble> {
-        let opening = self.address.connect(CONNECT, self.timeout);
+        let opening = self.address.connect(CONNECT);
         Ok(timeout(patience, opening).await.map_err(|_| Trouble::Slow(patience))??)
     }
 }

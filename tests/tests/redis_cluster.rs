@@ -1,0 +1,183 @@
+//! Two edges and a real Redis Cluster between them: what they share lies on its primaries, wherever those put it.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use futures::future::join_all;
+use littoral_tests::{
+    artefact,
+    client::{Answer, Client},
+    edge::Edge,
+    eventually,
+    instant_node::{Gate, InstantNode, MODEL, Script},
+    redis_cluster::Cluster,
+};
+use serde_json::{Value, json};
+
+const SOON: Duration = Duration::from_secs(20);
+const TEXT: &str = "t1 t2 t3 t4 t5 ";
+
+fn ask(prompt: &str, stream: bool) -> Value {
+    json!({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": stream})
+}
+
+fn edge(node: &InstantNode, cluster: &Cluster) -> Edge {
+    // Longer than a stall of a busy machine.
+    let section = format!("answers = '{}'\nanswers_timeout_ms = 200", cluster.url());
+    Edge::to(&[node.address()]).with("store", &section).start()
+}
+
+async fn read(answer: Answer, stream: bool) -> (String, String) {
+    let said = answer.header("x-littoral-cache").split(';').next().unwrap_or_default().to_string();
+    let text = if stream {
+        let transcript = answer.events().transcript().await;
+        assert!(transcript.done, "{transcript:?}");
+        transcript.text()
+    } else {
+        answer.ok().await["choices"][0]["message"]["content"].as_str().unwrap().into()
+    };
+    (text, said)
+}
+
+async fn said(client: &Client, prompt: &str) -> String {
+    let (text, said) = read(client.chat(&ask(prompt, false)).await, false).await;
+    assert_eq!(text, TEXT);
+    said
+}
+
+/// Asks one edge, waits until the cluster has the answer, and asks the other.
+async fn is_shared(cluster: &Cluster, prompt: &str, first: &Client, second: &Client) -> bool {
+    let before = cluster.keys("littoral:answer:*").len();
+    let _ = said(first, prompt).await;
+    let began = Instant::now();
+    while cluster.keys("littoral:answer:*").len() == before && began.elapsed() < Duration::from_secs(2) {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    said(second, prompt).await == "hit"
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_are_shared_whichever_primary_has_them() {
+    let (node, cluster) = (InstantNode::start("one", Script::default()), Cluster::start());
+    let (one, two) = (edge(&node, &cluster), edge(&node, &cluster));
+    let (first, second) = (one.client(), two.client());
+    for i in 0..12 {
+        assert!(is_shared(&cluster, &format!("question {i}"), &first, &second).await, "{i}");
+    }
+    let spread: Vec<_> = cluster.primaries().iter().map(|p| p.keys("littoral:answer:*").len()).collect();
+    assert!(spread.iter().filter(|&&keys| keys > 0).count() >= 2, "{spread:?}");
+    // A slot that has moved: the old owner says so, and the new one is asked.
+    let key = cluster.keys("littoral:answer:*").remove(0);
+    let owner = cluster.owner(&key);
+    cluster.move_slot(&key, (owner + 1) % cluster.primaries().len());
+    let three = edge(&node, &cluster);
+    let asked = node.asked();
+    for i in 0..12 {
+        let _ = said(&three.client(), &format!("question {i}")).await;
+    }
+    assert_eq!(node.asked() - asked, 1, "the one that was lost with its slot");
+    eventually("it to lie at the new owner", SOON, async || {
+        cluster.keys("littoral:answer:*").contains(&key) && cluster.owner(&key) != owner
+    })
+    .await;
+    for edge in [&one, &two, &three] {
+        assert_eq!(edge.metrics().await.get("littoral_store_left_alone"), 0.0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_edges_share_one_generation_and_hear_of_purges() {
+    let (node, cluster) = (InstantNode::start("one", Script::default()), Cluster::start());
+    let (one, two) = (edge(&node, &cluster), edge(&node, &cluster));
+    let (first, second) = (one.client(), two.client());
+    let gate = Gate::default();
+    node.follow(Script { gate: Some((3, gate.clone())), ..Script::default() });
+    let asking = (0..50).map(|i| {
+        let client = if i % 2 == 0 { first.clone() } else { second.clone() };
+        tokio::spawn(async move { read(client.chat(&ask("same", i % 3 == 0)).await, i % 3 == 0).await })
+    });
+    let asking: Vec<_> = asking.collect();
+    let there = async || two.metrics().await.get("littoral_cache_coalesced_total") >= 24.0 && node.open() == 1;
+    eventually("all of them", SOON, there).await;
+    // Longer than a follower waits for news at a time.
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    gate.open();
+    for answer in join_all(asking).await {
+        assert_eq!(answer.unwrap().0, TEXT);
+    }
+    assert_eq!(node.asked(), 1, "one generation on two hosts");
+    assert_eq!(two.metrics().await.get("littoral_store_left_alone"), 0.0);
+
+    assert_eq!((said(&first, "same").await, said(&second, "same").await), ("hit".into(), "hit".into()));
+    let mut command = Command::new(artefact::binary("littoral"));
+    let done = command.args(["cache", "purge", "--store", &cluster.url(), "--tenant", "acme"]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(said(&first, "same").await, "miss");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_primary_that_dies_costs_next_to_nothing_and_its_replica_goes_on() {
+    let (node, cluster) = (InstantNode::start("one", Script::default()), Cluster::start());
+    let (one, two) = (edge(&node, &cluster), edge(&node, &cluster));
+    let (first, second) = (one.client(), two.client());
+    assert!(is_shared(&cluster, "before", &first, &second).await);
+    // The first in the address too: what listened to it listens to another.
+    cluster.primaries()[0].kill();
+    for i in 0..30 {
+        let began = Instant::now();
+        assert_eq!(said(&first, &format!("lost {i}")).await, "miss");
+        assert_eq!(said(&first, &format!("lost {i}")).await, "hit", "the edge's own memory goes on");
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    }
+    cluster.wait_for_failover(0);
+    let again = async || {
+        let now = Instant::now();
+        let prompts: Vec<_> = (0..6).map(|i| format!("after {now:?} {i}")).collect();
+        for prompt in &prompts {
+            let _ = said(&first, prompt).await;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut shared = 0;
+        for prompt in &prompts {
+            shared += usize::from(said(&second, prompt).await == "hit");
+        }
+        shared == prompts.len()
+    };
+    eventually("answers to be shared again", SOON, again).await;
+    assert!(one.process.is_alive() && two.process.is_alive());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_budget_holds_on_a_cluster() {
+    let node = InstantNode::start("n", Script { interval: Duration::from_millis(5), ..Script::default() });
+    let cluster = Cluster::start();
+    let start = || {
+        let url = format!("url = '{}'\ntimeout_ms = 1000", cluster.url());
+        let setup = Edge::to(&[node.address()]).with("price.\"*\"", "completion = 1_000_000");
+        setup.with("store", &url).with("cache", "policy = 'off'").start()
+    };
+    let edges = [start(), start()];
+    let client = edges[0].client_with(&["--budget", "50/total", "--requests-per-minute", "1000"]).await;
+    let clients = edges.each_ref().map(|edge| client.at(edge.http));
+    for client in &clients {
+        eventually("the key", SOON, async || client.get("/v1/models").await.status == 200).await;
+    }
+    let streams = (0..40).map(|i| {
+        let client = clients[i % 2].clone();
+        async move {
+            let mut body = ask("count", true);
+            body["max_tokens"] = json!(5);
+            let answer = client.chat(&body).await;
+            if answer.status == 402 {
+                return 0;
+            }
+            answer.events().transcript().await.usage()["completion_tokens"].as_u64().expect("usage ends every stream")
+        }
+    });
+    let used: Vec<u64> = join_all(streams).await;
+    assert_eq!(used.iter().sum::<u64>(), 50, "{used:?}");
+    assert_eq!(node.asked(), 10);
+}
