@@ -4,7 +4,10 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use littoral_node::{
@@ -72,7 +75,10 @@ impl Folder {
             "the tokenizer of {name} is not at {}: fetch it with `cargo xtask model --tokenizers`",
             kept.display()
         );
-        let folder = std::env::temp_dir().join(format!("littoral-tokenizers-{}-{name}", std::process::id()));
+        // Each its own: tests of one tokenizer run side by side.
+        static FOLDERS: AtomicUsize = AtomicUsize::new(0);
+        let number = FOLDERS.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("littoral-tokenizers-{}-{number}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let read = |name: &str| fs::read(kept.join(name)).unwrap();
         let (mut tokenizer, mut config) = (read("tokenizer.json"), read("tokenizer_config.json"));
