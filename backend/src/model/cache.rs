@@ -42,7 +42,7 @@ pub struct KvCache {
 
 impl KvCache {
     pub fn new(config: &Config, blocks: usize, device: &Device) -> Self {
-        let plane = |plane: Plane| Some(Tensor::zeros([blocks * plane.rows, plane.width], device));
+        let plane = |plane: Plane| Some(ops::zeros([blocks * plane.rows, plane.width], device));
         let layer = |layer| config.planes(layer).into_iter().map(plane).collect();
         Self { layers: (0..config.layers()).map(layer).collect(), blocks }
     }

@@ -133,6 +133,15 @@ pub fn upload(bytes: &[u8], matrix: &Matrix, device: &Device) -> Tensor<1, Int> 
     Tensor::from_data(TensorData::new(words, [n]), (device, DType::U32))
 }
 
+/// Zeros. On the CPU their pages are taken from the system when they are first written.
+pub fn zeros(shape: [usize; 2], device: &Device) -> Tensor<2> {
+    if is_cpu(device) {
+        // Burn's own would copy what the system has cleared.
+        return Tensor::from_data(TensorData::new(vec![0.0f32; shape[0] * shape[1]], shape), device);
+    }
+    Tensor::zeros(shape, device)
+}
+
 /// Whether this is the CPU backend.
 pub fn is_cpu(device: &Device) -> bool {
     *device == Device::flex()
