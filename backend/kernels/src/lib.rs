@@ -1,7 +1,6 @@
-//! The arithmetic of a node on the CPU. Matrices stay in the blocks of their file, sixteen rows side by
-//! side, and kernels read those; a row of a
-//! result depends, to the bit, on what that row is computed from alone, so that one token, a checked draft and a whole
-//! prompt agree.
+//! The arithmetic of a node on the CPU. Matrices stay in the blocks of their file, sixteen rows side by side, and kernels
+//! read those; a row of a result depends, to the bit, on what that row is computed from alone, so that one token, a
+//! checked draft and a whole prompt agree.
 //!
 //! Sums have one order everywhere: weights are read in panels of sixteen rows, a lane is an output, and each output of
 //! each row of activations has a sum of its own that grows in the order of the columns. How many rows come together,
