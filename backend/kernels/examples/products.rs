@@ -210,12 +210,6 @@ fn main() {
             let model = Model::new(Format::Q4_1, Format::Q8_0);
             products("Q4_1, head Q8_0", &model, Arithmetic::Fast, &[1, 2, 4, 8, 64, 512]);
         }
-        if only.as_deref() == Some("one") {
-            let model = Model::new(Format::Q4_1, Format::Q8_0);
-            for _ in 0..10 {
-                products("one", &model, Arithmetic::Fast, &[1]);
-            }
-        }
         if wanted("formats") {
             for format in Format::ALL {
                 products(&format.to_string(), &Model::new(format, format), Arithmetic::Fast, &[1, 64]);

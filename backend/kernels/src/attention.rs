@@ -32,14 +32,30 @@ pub struct AttentionShape {
 }
 
 /// How keys lie in a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Keys {
     /// Slot after slot, as values do: element `d` of head `g` of slot `s` is at `s * k_stride + g * k_dim + d`.
-    #[default]
     Rows,
     /// In sixteens of slots, element after element, as they are multiplied with: the same element is at
     /// `(s / 16 * k_stride + g * k_dim + d) * 16 + s % 16`. Blocks are whole sixteens.
     Turned,
+}
+
+impl Keys {
+    /// Writes the keys of all heads of a slot, one row, to a store of rows of that length.
+    ///
+    /// # Panics
+    /// If the store does not have the slot, or the whole sixteen that it belongs to.
+    pub fn write(self, store: &mut [f32], slot: usize, row: &[f32]) {
+        let width = row.len();
+        match self {
+            Self::Rows => store[slot * width..][..width].copy_from_slice(row),
+            Self::Turned => {
+                let sixteen = &mut store[slot / LANES * LANES * width..][..LANES * width];
+                sixteen[slot % LANES..].iter_mut().step_by(LANES).zip(row).for_each(|(to, x)| *to = *x);
+            }
+        }
+    }
 }
 
 /// Keys and values of all sequences. Head `g` of slot `s` has its value at `s * v_stride + g * v_dim`. Both may be the

@@ -48,7 +48,7 @@ pub fn dequantize(format: Format, cols: usize, bytes: &[u8], out: &mut [f32]) {
 /// If lengths do not fit, or an id is not one of a row.
 pub fn embed(table: &Weights, ids: &[i32], out: &mut [f32]) {
     let Weights { format, rows, cols, .. } = *table;
-    assert!(table.matrices().is_some_and(|n| n == 1 || rows == 0), "embed: bytes of {rows}x{cols} in {format}");
+    assert!(table.matrices() == 1 || rows == 0, "embed: bytes of {rows}x{cols} in {format}");
     assert_eq!(out.len(), ids.len() * cols, "embed: the output for {} ids", ids.len());
     let wrong = ids.iter().find(|id| usize::try_from(**id).map_or(true, |id| id >= rows));
     assert!(wrong.is_none(), "embed: the id {wrong:?} is no row of {rows}");

@@ -37,7 +37,7 @@ pub fn linear(x: &[f32], w: &Weights, bias: Option<&[f32]>, arithmetic: Arithmet
     Cpu::with(|cpu| {
         let mut tiles = Vec::new();
         cut(0, 0, n, tile_rows(cpu, w, arithmetic), &mut tiles);
-        let y = Outputs { panels: outputs.checked_div(w.rows).unwrap_or(0) * w.panels(), count: outputs, bias, y };
+        let y = Outputs { panels: w.matrices() * w.panels(), count: outputs, bias, y };
         compute(cpu, w, arithmetic, &Rows { x, cols: w.cols, order: None, tiles: &tiles }, y);
     });
 }
@@ -48,7 +48,7 @@ pub fn linear(x: &[f32], w: &Weights, bias: Option<&[f32]>, arithmetic: Arithmet
 /// If lengths do not fit, or an expert is not one of the matrices.
 pub fn linear_experts(x: &[f32], w: &Weights, experts: &[i32], arithmetic: Arithmetic, y: &mut [f32]) {
     let n = experts.len();
-    let matrices = w.outputs().checked_div(w.rows).unwrap_or(0);
+    let matrices = w.matrices();
     assert_eq!(x.len(), n * w.cols, "experts: the activations for {n} rows of {} columns", w.cols);
     assert_eq!(y.len(), n * w.rows, "experts: the output for {n} rows of activations and {} of weights", w.rows);
     let wrong = experts.iter().find(|expert| usize::try_from(**expert).map_or(true, |expert| expert >= matrices));

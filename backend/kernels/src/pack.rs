@@ -21,8 +21,7 @@ impl<'a> Weights<'a> {
     /// # Panics
     /// If the bytes are not whole matrices.
     pub fn outputs(&self) -> usize {
-        let matrices = self.matrices();
-        self.rows * matrices.unwrap_or_else(|| panic!("no matrices of {}x{} in {}", self.rows, self.cols, self.format))
+        self.rows * self.matrices()
     }
 
     /// Panels of a matrix.
@@ -34,13 +33,15 @@ impl<'a> Weights<'a> {
         row_bytes(self.format, self.cols) * LANES
     }
 
-    /// How many matrices there are; none if the bytes are not whole ones.
-    pub(crate) fn matrices(&self) -> Option<usize> {
+    /// How many matrices there are.
+    ///
+    /// # Panics
+    /// If the bytes are not whole ones.
+    pub(crate) fn matrices(&self) -> usize {
         let matrix = matrix_bytes(self.format, self.rows, self.cols);
-        match self.bytes.len().checked_rem(matrix) {
-            None => self.bytes.is_empty().then_some(0),
-            Some(rest) => (rest == 0).then_some(self.bytes.len() / matrix),
-        }
+        let whole = self.bytes.len().checked_rem(matrix).unwrap_or(self.bytes.len()) == 0;
+        assert!(whole, "the bytes are no matrices of {}x{} in {}", self.rows, self.cols, self.format);
+        self.bytes.len().checked_div(matrix).unwrap_or(0)
     }
 
     /// A panel, counted through all matrices.
@@ -149,7 +150,7 @@ mod tests {
                 let bytes = random.weights(format, matrices * rows, cols);
                 let packed = pack(format, rows, cols, &bytes);
                 let w = Weights { format, rows, cols, bytes: &packed };
-                assert_eq!(w.matrices(), Some(matrices));
+                assert_eq!(w.matrices(), matrices);
                 let mut seen = 0;
                 for (i, byte) in bytes.iter().enumerate() {
                     let (row, at) = (i / (blocks * block), i % (blocks * block));

@@ -89,7 +89,7 @@ impl Matrices {
 
     /// One of them.
     fn one(&self, matrix: usize) -> Weights<'_> {
-        let size = self.packed.len() / self.weights().matrices().unwrap();
+        let size = self.packed.len() / self.weights().matrices();
         let w = self.weights();
         Weights { bytes: &w.bytes[matrix * size..][..size], ..w }
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use lanes::Halves;
 
-pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 6 };
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: Avx2::ROWS, floats: 6 };
 
 pub(crate) struct Avx2;
 

@@ -12,7 +12,7 @@ use super::{
 };
 use lanes::Whole;
 
-pub(super) const MOST_ROWS: MostRows = MostRows { ints: 8, floats: 8 };
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: Avx512::ROWS, floats: 8 };
 
 pub(crate) struct Avx512;
 

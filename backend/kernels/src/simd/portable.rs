@@ -3,7 +3,7 @@
 use super::lanes::Words;
 use super::{BLOCK, CHAIN, COLUMNS, IntTile, LANES, MostRows, Quantised, Rows, RowsTile, SPAN, Simd, steps};
 
-pub(super) const MOST_ROWS: MostRows = MostRows { ints: 4, floats: 4 };
+pub(super) const MOST_ROWS: MostRows = MostRows { ints: Portable::ROWS, floats: 4 };
 
 pub(crate) struct Portable;
 

@@ -126,14 +126,7 @@ impl Kernels for Flex {
         let [_, width] = dims(&cache);
         let out = cache.storage_mut::<f32>();
         for (slot, row) in ints(&slots).iter().zip(floats(&rows).chunks_exact(width)) {
-            let slot = *slot as usize;
-            match keys {
-                Keys::Rows => out[slot * width..][..width].copy_from_slice(row),
-                Keys::Turned => {
-                    let sixteen = &mut out[slot / 16 * 16 * width..][..16 * width];
-                    sixteen[slot % 16..].iter_mut().step_by(16).zip(row).for_each(|(out, x)| *out = *x);
-                }
-            }
+            keys.write(out, *slot as usize, row);
         }
         cache
     }
