@@ -8,43 +8,19 @@ use std::{
 use futures::future::join_all;
 use littoral_tests::{
     artefact,
-    client::{Answer, Client},
+    client::Client,
     edge::Edge,
     eventually,
-    instant_node::{Gate, InstantNode, MODEL, Script},
+    instant_node::{Gate, InstantNode, Script},
+    kept::{self, TEXT, ask, read, said},
     redis_cluster::Cluster,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(20);
-const TEXT: &str = "t1 t2 t3 t4 t5 ";
-
-fn ask(prompt: &str, stream: bool) -> Value {
-    json!({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": stream})
-}
 
 fn edge(node: &InstantNode, cluster: &Cluster) -> Edge {
-    // Longer than a stall of a busy machine.
-    let section = format!("answers = '{}'\nanswers_timeout_ms = 200", cluster.url());
-    Edge::to(&[node.address()]).with("store", &section).start()
-}
-
-async fn read(answer: Answer, stream: bool) -> (String, String) {
-    let said = answer.header("x-littoral-cache").split(';').next().unwrap_or_default().to_string();
-    let text = if stream {
-        let transcript = answer.events().transcript().await;
-        assert!(transcript.done, "{transcript:?}");
-        transcript.text()
-    } else {
-        answer.ok().await["choices"][0]["message"]["content"].as_str().unwrap().into()
-    };
-    (text, said)
-}
-
-async fn said(client: &Client, prompt: &str) -> String {
-    let (text, said) = read(client.chat(&ask(prompt, false)).await, false).await;
-    assert_eq!(text, TEXT);
-    said
+    kept::edge(node, &cluster.url(), 200)
 }
 
 /// Asks one edge, waits until the cluster has the answer, and asks the other.

@@ -11,25 +11,18 @@ use std::{
 use futures::future::join_all;
 use littoral_tests::{
     artefact,
-    client::{Answer, Client},
+    client::Client,
     edge::Edge,
     eventually,
     instant_node::{Gate, InstantNode, MODEL, Script},
+    kept::{self, TEXT, ask, read, said},
     redis_server::Redis,
 };
-use serde_json::{Value, json};
 
 const SOON: Duration = Duration::from_secs(15);
-const TEXT: &str = "t1 t2 t3 t4 t5 ";
-
-fn ask(prompt: &str, stream: bool) -> Value {
-    json!({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": stream})
-}
 
 fn edge(node: &InstantNode, url: &str) -> Edge {
-    // Longer than a stall of a busy machine.
-    let section = format!("answers = '{url}'\nanswers_timeout_ms = 100");
-    Edge::to(&[node.address()]).with("store", &section).start()
+    kept::edge(node, url, 100)
 }
 
 /// An edge with the keys of another: the same key's answers are the same answers.
@@ -37,24 +30,6 @@ fn twin(node: &InstantNode, url: &str) -> (Edge, Edge, Client, Client) {
     let (one, two) = (edge(node, url), edge(node, url));
     let clients = (one.client(), two.client());
     (one, two, clients.0, clients.1)
-}
-
-async fn read(answer: Answer, stream: bool) -> (String, String) {
-    let said = answer.header("x-littoral-cache").split(';').next().unwrap_or_default().to_string();
-    let text = if stream {
-        let transcript = answer.events().transcript().await;
-        assert!(transcript.done, "{transcript:?}");
-        transcript.text()
-    } else {
-        answer.ok().await["choices"][0]["message"]["content"].as_str().unwrap().into()
-    };
-    (text, said)
-}
-
-async fn said(client: &Client, prompt: &str) -> String {
-    let (text, said) = read(client.chat(&ask(prompt, false)).await, false).await;
-    assert_eq!(text, TEXT);
-    said
 }
 
 fn purge(redis: &Redis, which: &[&str]) {

@@ -1,0 +1,42 @@
+//! Questions whose answers edges keep and share, and what is said of them.
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Answer, Client},
+    edge::Edge,
+    instant_node::{InstantNode, MODEL},
+};
+
+/// What a node of the default script answers.
+pub const TEXT: &str = "t1 t2 t3 t4 t5 ";
+
+pub fn ask(prompt: &str, stream: bool) -> Value {
+    json!({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": stream})
+}
+
+/// An edge that shares answers at `url` and waits `timeout_ms` for it: longer than a stall of a busy machine.
+pub fn edge(node: &InstantNode, url: &str, timeout_ms: u32) -> Edge {
+    let section = format!("answers = '{url}'\nanswers_timeout_ms = {timeout_ms}");
+    Edge::to(&[node.address()]).with("store", &section).start()
+}
+
+/// The text of an answer in either form, and what the cache says of it.
+pub async fn read(answer: Answer, stream: bool) -> (String, String) {
+    let said = answer.header("x-littoral-cache").split(';').next().unwrap_or_default().to_string();
+    let text = if stream {
+        let transcript = answer.events().transcript().await;
+        assert!(transcript.done, "{transcript:?}");
+        transcript.text()
+    } else {
+        answer.ok().await["choices"][0]["message"]["content"].as_str().unwrap().into()
+    };
+    (text, said)
+}
+
+/// What the cache says of the answer to `prompt`, which is [`TEXT`].
+pub async fn said(client: &Client, prompt: &str) -> String {
+    let (text, said) = read(client.chat(&ask(prompt, false)).await, false).await;
+    assert_eq!(text, TEXT);
+    said
+}
