@@ -4,6 +4,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Requests are freed on other threads than they were made on, which makes glibc's arenas wait for each other.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     match littoral::cli::Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,

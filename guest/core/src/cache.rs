@@ -6,7 +6,6 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{
     CachePlan, Call, Knowledge, Model, Step, cache_mode,
@@ -118,7 +117,9 @@ pub fn plan(mut call: Call, known: &dyn Knowledge) -> Step {
         let deterministic = request.temperature == 0.0 || request.seed.is_some();
         let tags = tags(&call, format!("model:{}", model.name));
         let tenant = call.draft.tenant().to_string();
-        fill(&mut call, Wish { deterministic, policy, ttl_ms }, tags, || key(request, &model, &tenant));
+        let canonical = std::mem::take(&mut call.draft.request);
+        fill(&mut call, Wish { deterministic, policy, ttl_ms }, tags, || key(request, &canonical, &model, &tenant));
+        call.draft.request = canonical;
     }
     Continue(call)
 }
@@ -204,22 +205,28 @@ fn tags(call: &Call, own: String) -> Vec<String> {
     std::iter::once(own).chain(given).collect()
 }
 
-/// SHA-256 in hex over everything that changes the answer: tenant, model, its revision, and the canonical request
+/// BLAKE3 in hex over everything that changes the answer: tenant, model, its revision, and the canonical request
 /// without what only changes how the answer is written.
-fn key(mut request: ChatRequest, model: &Model, tenant: &str) -> String {
+fn key(mut request: ChatRequest, canonical: &[u8], model: &Model, tenant: &str) -> String {
+    let parts =
+        |substance: &[u8]| digest(&[tenant.as_bytes(), model.name.as_bytes(), model.revision.as_bytes(), substance]);
+    if request.model == model.name {
+        return parts(&request.substance(canonical));
+    }
     // Under its own name: another name for the same model has the same answers.
     request.model.clone_from(&model.name);
-    digest(&[tenant.as_bytes(), model.name.as_bytes(), model.revision.as_bytes(), &request.into_substance()])
+    let renamed = request.to_bytes();
+    parts(&request.substance(&renamed))
 }
 
-/// SHA-256 in hex over parts that do not run into each other.
+/// BLAKE3 in hex over parts that do not run into each other.
 fn digest(parts: &[&[u8]]) -> String {
-    let mut hash = Sha256::new();
+    let mut hash = blake3::Hasher::new();
     for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(&(part.len() as u64).to_le_bytes());
         hash.update(part);
     }
-    hex(&hash.finalize())
+    hex(hash.finalize().as_bytes())
 }
 
 #[cfg(test)]
@@ -258,6 +265,35 @@ mod tests {
         assert_eq!(key_rules(&call), key);
         call.draft.extra = vec![(extra_name::CACHE_RULES.into(), "{".into())];
         assert_eq!(key_rules(&call), Rules::default());
+    }
+
+    #[test]
+    fn the_key_knows_what_changes_the_answer_and_nothing_else() {
+        let model = Model { name: "m".into(), ..Model::default() };
+        let key_of = |extra: &str| {
+            let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{extra}}}"#);
+            let request = ChatRequest::from_client(body.as_bytes()).unwrap();
+            let canonical = request.to_bytes();
+            key(request, &canonical, &model, "acme")
+        };
+        let written = ["", r#","stream":true"#, r#","stream_options":{"include_usage":true}"#];
+        let both = written[1..].concat();
+        let greedy = [r#","temperature":0"#, r#","temperature":0,"seed":7,"top_p":0.5,"top_k":3,"min_p":0.1"#];
+        let groups: [&[&str]; 5] = [&[""], &greedy, &[r#","seed":7"#], &[r#","user_id":"ada""#], &[r#","top_p":0.5"#]];
+        let mut keys = Vec::new();
+        for group in groups {
+            let first = key_of(group[0]);
+            for extra in group {
+                for how in written.iter().chain([&both.as_str()]) {
+                    assert_eq!(key_of(&format!("{extra}{how}")), first, "{extra}{how}");
+                }
+            }
+            assert!(!keys.contains(&first), "{group:?}");
+            keys.push(first);
+        }
+        let alias = ChatRequest::from_client(br#"{"model":"a","messages":[{"role":"user","content":"hi"}]}"#).unwrap();
+        let canonical = alias.to_bytes();
+        assert_eq!(key(alias, &canonical, &model, "acme"), keys[0]);
     }
 
     #[test]

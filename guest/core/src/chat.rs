@@ -2,11 +2,10 @@
 //!
 //! Parsed once, here. Edge, cache and node work with the canonical form; a node parses it with [`ChatRequest::canonical`].
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{
     Call, Denial, Outcome, Rendering, Want,
@@ -185,37 +184,50 @@ impl ChatRequest {
         serde_json::to_vec(self).expect("a chat request has no map with keys that are not strings")
     }
 
-    /// The canonical form of what changes the answer, and nothing that only changes how it is written.
-    pub(crate) fn into_substance(mut self) -> Vec<u8> {
-        self.stream = false;
-        self.stream_options = None;
-        if self.temperature == 0.0 {
-            // Greedy: nothing is drawn.
-            self.seed = None;
-            self.top_p = 1.0;
-            (self.sampling.top_k, self.sampling.min_p) = (0, 0.0);
+    /// The canonical form of what changes the answer, and nothing that only changes how it is written. `canonical` is this
+    /// request's own; as a rule the one is the beginning of the other.
+    pub(crate) fn substance<'a>(&self, canonical: &'a [u8]) -> Cow<'a, [u8]> {
+        let Sampling { top_k, min_p, .. } = self.sampling;
+        let draws = self.seed.is_some() || self.top_p != 1.0 || top_k != 0 || min_p != 0.0;
+        // Greedy: nothing is drawn.
+        let greedy = self.temperature == 0.0;
+        if !(greedy && draws) {
+            let written: &[u8] = match (self.stream, self.stream_options) {
+                (false, None) => return canonical.into(),
+                (true, None) => br#","stream":true}"#,
+                (false, Some(_)) => br#","stream_options":{"include_usage":true}}"#,
+                (true, Some(_)) => br#","stream":true,"stream_options":{"include_usage":true}}"#,
+            };
+            if let Some(beginning) = canonical.strip_suffix(written) {
+                return [beginning, b"}"].concat().into();
+            }
         }
-        self.to_bytes()
+        let mut substance = Self { stream: false, stream_options: None, ..self.clone() };
+        if greedy {
+            (substance.seed, substance.top_p) = (None, 1.0);
+            (substance.sampling.top_k, substance.sampling.min_p) = (0, 0.0);
+        }
+        substance.to_bytes().into()
     }
 
     /// Routing key: the conversation or the user if named, else the conversation's beginning, which later turns repeat.
     fn session(&self, tenant: &str, named: Option<&str>) -> String {
-        let mut hash = Sha256::new();
-        hash.update(tenant);
-        hash.update([0]);
+        let mut hash = blake3::Hasher::new();
+        hash.update(tenant.as_bytes());
+        hash.update(&[0]);
         if let Some(named) = named.or(self.user_id.as_deref()) {
-            hash.update(named);
+            hash.update(named.as_bytes());
         } else {
-            hash.update(&self.model);
+            hash.update(self.model.as_bytes());
             let first_user = self.messages.iter().position(|m| m.role == "user").unwrap_or(0);
             for message in self.messages.iter().take(first_user + 1) {
-                hash.update([0]);
-                hash.update(&message.role);
-                hash.update([0]);
-                hash.update(&message.content);
+                for part in [&message.role, &message.content] {
+                    hash.update(&[0]);
+                    hash.update(part.as_bytes());
+                }
             }
         }
-        hex(&hash.finalize()[..16])
+        hex(&hash.finalize().as_bytes()[..16])
     }
 }
 

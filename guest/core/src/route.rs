@@ -90,13 +90,15 @@ pub fn open(mut call: Call, known: &dyn Knowledge) -> Outcome {
             }
             let draft = &mut call.draft;
             let model = draft.rendering.as_ref().map(|r| r.model.as_str()).unwrap_or_default();
-            if known.model(model).is_none() {
-                return unknown_model(model).into();
-            }
             draft.candidates = known.candidates(model, draft.tenant(), &draft.session, CANDIDATES);
-            // A host that waits for nodes asks for candidates itself when there are some.
-            if draft.candidates.is_empty() && !waits(known) {
-                return unavailable(format!("no node that serves '{model}' is ready"), 1).into();
+            if draft.candidates.is_empty() {
+                if known.model(model).is_none() {
+                    return unknown_model(model).into();
+                }
+                // A host that waits for nodes asks for candidates itself when there are some.
+                if !waits(known) {
+                    return unavailable(format!("no node that serves '{model}' is ready"), 1).into();
+                }
             }
             draft.operation = operation::GENERATE.into();
             Body::Generation

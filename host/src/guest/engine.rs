@@ -16,6 +16,10 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 
 use super::{GuestConfig, limits::TICK};
 
+/// Address space of a policy's memory, of which it may use what the configuration allows: all that 32 bits can name, so
+/// that no access needs a check of its own.
+const POLICY_RESERVATION: u64 = 4 << 30;
+
 /// An engine with epoch interruption and pooled, copy-on-write instances.
 ///
 /// `concurrent` turns on component-model concurrency, which filters need and synchronous policies are faster without.
@@ -41,7 +45,7 @@ pub fn engine(config: &GuestConfig, concurrent: bool, instances: u32) -> anyhow:
         .wasm_component_model(true)
         .epoch_interruption(true)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-        .memory_reservation(config.memory_bytes() as u64)
+        .memory_reservation(if concurrent { config.memory_bytes() as u64 } else { POLICY_RESERVATION })
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     if concurrent {
         settings.wasm_component_model_async(true);

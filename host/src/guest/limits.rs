@@ -18,28 +18,32 @@ const CPU_PER_MIB: Duration = Duration::from_millis(15);
 pub struct Overrun(pub Duration);
 
 /// The CPU time one call may still use, measured on the thread that runs it: a busy machine cuts nobody off.
+///
+/// The clock, a system call, is first read at the first tick a call sees, which few do: what it used before, at most the
+/// time between two ticks, comes on top of what is granted.
 #[derive(Default, Clone, Copy)]
 pub struct CpuBudget {
-    until: Duration,
     granted: Duration,
+    until: Option<Duration>,
 }
 
 impl CpuBudget {
-    /// Starts a budget for a call whose body has `body` bytes.
-    pub fn start(body: usize) -> Self {
-        let granted = CPU + CPU_PER_MIB * body.div_ceil(1 << 20) as u32;
-        Self { until: thread_cpu_time() + granted, granted }
+    /// A budget for a call whose body has `body` bytes.
+    pub fn new(body: usize) -> Self {
+        Self { granted: CPU + CPU_PER_MIB * body.div_ceil(1 << 20) as u32, until: None }
     }
 
-    fn check(self) -> Result<(), Overrun> {
-        if thread_cpu_time() > self.until { Err(Overrun(self.granted)) } else { Ok(()) }
+    fn tick(&mut self) -> Result<(), Overrun> {
+        let now = thread_cpu_time();
+        let until = *self.until.get_or_insert(now + self.granted);
+        if now > until { Err(Overrun(self.granted)) } else { Ok(()) }
     }
 }
 
 /// Ends a synchronous call at the first tick after its budget is used up.
-pub fn bound_cpu<T: 'static>(store: &mut Store<T>, budget: impl Fn(&T) -> CpuBudget + Send + Sync + 'static) {
-    store.epoch_deadline_callback(move |context| {
-        budget(context.data()).check()?;
+pub fn bound_cpu<T: 'static>(store: &mut Store<T>, budget: impl Fn(&mut T) -> &mut CpuBudget + Send + Sync + 'static) {
+    store.epoch_deadline_callback(move |mut context| {
+        budget(context.data_mut()).tick()?;
         Ok(UpdateDeadline::Continue(1))
     });
 }

@@ -73,8 +73,8 @@ impl Worker {
         let state = State::new(guests.knowledge.clone(), limits::memory(&guests.config));
         let mut store = Store::new(&guests.engine, state);
         store.limiter(|state| &mut state.limits);
-        limits::bound_cpu(&mut store, |state| state.budget);
-        store.data_mut().budget = CpuBudget::start(0);
+        limits::bound_cpu(&mut store, |state| &mut state.budget);
+        store.data_mut().budget = CpuBudget::new(0);
         store.set_epoch_deadline(1);
         let policy = guests.policy.instantiate(&mut store).map_err(explain)?;
         let live = guests.live.fetch_add(1, Relaxed) + 1;
@@ -86,7 +86,7 @@ impl Worker {
 impl Instance {
     fn decide(&mut self, call: &Call) -> Result<Outcome, GuestError> {
         self.decisions += 1;
-        self.store.data_mut().budget = CpuBudget::start(call.body.as_ref().map_or(0, Vec::len));
+        self.store.data_mut().budget = CpuBudget::new(call.body.as_ref().map_or(0, Vec::len));
         self.store.set_epoch_deadline(1);
         let lent = Lent::new(call);
         let policy = self.policy.littoral_edge_policy();

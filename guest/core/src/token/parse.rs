@@ -1,6 +1,6 @@
 //! From a token's text to its header and claims, within bounds and without a second meaning.
 
-use std::{collections::BTreeMap, fmt};
+use std::{borrow::Cow, collections::BTreeMap, fmt};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{
@@ -116,45 +116,71 @@ impl<'a> Token<'a> {
 }
 
 /// A JSON object without duplicate names, base64url without padding.
-fn object(text: &str) -> Result<BTreeMap<String, Value>, TokenError> {
+fn object(text: &str) -> Result<Fields, TokenError> {
     let json = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError::Malformed)?;
     // serde_json gives up at a depth of 128, and the text is short.
-    let object: Object = serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)?;
-    Ok(object.0)
+    serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)
 }
 
-struct Object(BTreeMap<String, Value>);
+/// Claims with a meaning.
+const KNOWN: [&str; 12] =
+    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "acr", "amr", "auth_time"];
 
-impl<'de> Deserialize<'de> for Object {
+/// The fields of an object: those of [`KNOWN`] at their place, so that they cost no name and no search, and the others.
+#[derive(Default)]
+struct Fields {
+    known: [Option<Value>; KNOWN.len()],
+    other: BTreeMap<String, Value>,
+}
+
+impl Fields {
+    fn take(&mut self, name: &str) -> Option<Value> {
+        match KNOWN.iter().position(|known| *known == name) {
+            Some(at) => self.known[at].take(),
+            None => self.other.remove(name),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
-            type Value = BTreeMap<String, Value>;
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Fields;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut fields = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
-                    if fields.insert(name, value).is_some() {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(Name(name)) = map.next_key()? {
+                    let twice = match KNOWN.iter().position(|known| *known == name) {
+                        Some(at) => fields.known[at].replace(map.next_value()?).is_some(),
+                        None => fields.other.insert(name.into_owned(), map.next_value()?).is_some(),
+                    };
+                    if twice {
                         return Err(A::Error::custom("a name stands twice"));
                     }
                 }
                 Ok(fields)
             }
         }
-        deserializer.deserialize_map(Fields).map(Object)
+        deserializer.deserialize_map(All)
     }
 }
 
+/// A name, borrowed unless something in it is escaped.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
 impl Header {
-    fn read(mut fields: BTreeMap<String, Value>) -> Result<Self, TokenError> {
-        if FORBIDDEN.iter().any(|name| fields.contains_key(*name)) {
+    fn read(mut fields: Fields) -> Result<Self, TokenError> {
+        if FORBIDDEN.iter().any(|name| fields.other.contains_key(*name)) {
             return Err(TokenError::Header);
         }
-        let mut text = |name: &str| match fields.remove(name) {
+        let mut text = |name: &str| match fields.take(name) {
             Some(Value::String(text)) if text.len() <= MAX_NAME => Some(text),
             _ => None,
         };
@@ -168,19 +194,22 @@ impl Header {
 }
 
 impl Claims {
-    fn read(mut fields: BTreeMap<String, Value>) -> Result<Self, TokenError> {
-        fn name(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<String, TokenError> {
-            match fields.remove(claim) {
+    fn read(mut fields: Fields) -> Result<Self, TokenError> {
+        fn name(fields: &mut Fields, claim: &'static str) -> Result<String, TokenError> {
+            text(fields.take(claim), claim)
+        }
+        fn text(value: Option<Value>, claim: &'static str) -> Result<String, TokenError> {
+            match value {
                 Some(Value::String(text)) if (1..=MAX_NAME).contains(&text.len()) => Ok(text),
                 _ => Err(TokenError::Claim(claim)),
             }
         }
-        fn optional(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<String, TokenError> {
-            if fields.contains_key(claim) { name(fields, claim) } else { Ok(String::new()) }
+        fn optional(fields: &mut Fields, claim: &'static str) -> Result<String, TokenError> {
+            fields.take(claim).map_or(Ok(String::new()), |value| text(Some(value), claim))
         }
         /// NumericDate: seconds, perhaps with a fraction.
-        fn time(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<Option<u64>, TokenError> {
-            match fields.remove(claim) {
+        fn time(fields: &mut Fields, claim: &'static str) -> Result<Option<u64>, TokenError> {
+            match fields.take(claim) {
                 None => Ok(None),
                 Some(value) => {
                     let seconds =
@@ -189,8 +218,8 @@ impl Claims {
                 }
             }
         }
-        fn names(fields: &mut BTreeMap<String, Value>, claim: &'static str) -> Result<Vec<String>, TokenError> {
-            match fields.remove(claim) {
+        fn names(fields: &mut Fields, claim: &'static str) -> Result<Vec<String>, TokenError> {
+            match fields.take(claim) {
                 None => Ok(Vec::new()),
                 Some(Value::String(one)) => Ok(vec![one]),
                 Some(Value::Array(many)) => many
@@ -214,7 +243,7 @@ impl Claims {
             acr: optional(fields, "acr")?,
             amr: names(fields, "amr")?,
             auth_time: time(fields, "auth_time")?,
-            other: std::mem::take(fields),
+            other: std::mem::take(&mut fields.other),
         })
     }
 }

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use littoral_core::CachePlan;
-use littoral_proto::v1::{Event, StoredAnswer, delta::Part, event::Kind};
+use littoral_proto::v1::{Delta, Event, StoredAnswer, delta::Part, event::Kind};
 use moka::Expiry;
 
 use super::Key;
@@ -41,6 +41,13 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// What a generation that has just ended said, in as few events as say it.
+    pub(super) fn new(events: &[Event], place: Place) -> Self {
+        let events = condense(events);
+        let size = events.iter().map(size).sum();
+        Self { events, place, stored: Instant::now(), size }
+    }
+
     pub fn age(&self) -> Duration {
         self.stored.elapsed()
     }
@@ -57,6 +64,43 @@ impl Answer {
             events: self.events.clone(),
         })
     }
+}
+
+/// Text of one event at most where several become one, bytes.
+const CONDENSED: usize = 4 << 10;
+
+/// Text that came token by token becomes longer pieces, each choice's in its own order: a replay has no pace to keep.
+fn condense(events: &[Event]) -> Vec<Event> {
+    let mut condensed: Vec<Event> = Vec::new();
+    for event in events {
+        let taken = match &event.kind {
+            Some(Kind::Delta(delta)) => condensed.iter_mut().rev().find_map(|known| match &mut known.kind {
+                Some(Kind::Delta(last)) if last.choice == delta.choice => Some(extend(last, delta)),
+                _ => None,
+            }),
+            _ => None,
+        };
+        if taken != Some(true) {
+            condensed.push(event.clone());
+        }
+    }
+    condensed
+}
+
+/// Puts a delta at the end of the one before it; false for one that has to stand alone.
+fn extend(last: &mut Delta, delta: &Delta) -> bool {
+    let (text, more) = match (&mut last.part, &delta.part) {
+        (Some(Part::Text(text)), Some(Part::Text(more))) => (text, more),
+        (Some(Part::Reasoning(text)), Some(Part::Reasoning(more))) => (text, more),
+        _ => return false,
+    };
+    if text.len() + more.len() > CONDENSED {
+        return false;
+    }
+    text.push_str(more);
+    last.token_ids.extend(&delta.token_ids);
+    last.logprobs.extend(delta.logprobs.iter().cloned());
+    true
 }
 
 /// Bytes an event takes in memory, roughly.

@@ -63,14 +63,9 @@ struct Seat {
 
 enum Log {
     /// `first` is the number of the first event that is still held.
-    Growing {
-        events: VecDeque<Event>,
-        first: usize,
-        size: usize,
-        large: bool,
-        failed: bool,
-    },
-    Kept(Arc<Answer>),
+    Growing { events: VecDeque<Event>, first: usize, size: usize, large: bool, failed: bool },
+    /// `answer` says the same in fewer events.
+    Whole { events: Vec<Event>, answer: Arc<Answer> },
 }
 
 enum End {
@@ -103,7 +98,7 @@ impl Flight {
             _ if state.abandoned && !silent => false,
             (Some(End::Failed(_)), _) => false,
             (_, Log::Growing { large, failed, .. }) => !large && !failed,
-            (_, Log::Kept(_)) => true,
+            (_, Log::Whole { .. }) => true,
         };
         if !joinable {
             return None;
@@ -210,7 +205,7 @@ impl Pilot {
     pub fn kept(&self) -> Option<Stored> {
         let state = self.flight.lock();
         match &state.log {
-            Log::Kept(answer) if state.keeps => Some(answer.to_store(self.flight.mark.number)),
+            Log::Whole { answer, .. } if state.keeps => Some(answer.to_store(self.flight.mark.number)),
             _ => None,
         }
     }
@@ -254,10 +249,9 @@ impl Pilot {
                 *large |= became_large;
                 events.push_back(event);
                 if is_complete && !*large && !*failed {
-                    let events = std::mem::take(events).into();
-                    let (place, stored) = (flight.place.clone(), Instant::now());
-                    let answer = Arc::new(Answer { events, place, stored, size: *held });
-                    state.log = Log::Kept(answer.clone());
+                    let events = Vec::from(std::mem::take(events));
+                    let answer = Arc::new(Answer::new(&events, flight.place.clone()));
+                    state.log = Log::Whole { events, answer: answer.clone() };
                     state.keeps = flight.cache.keep(answer, flight.mark);
                 }
             }
@@ -414,7 +408,7 @@ impl State {
         match &self.log {
             // A silent reader of a trimmed answer finds what it wanted gone, and no more.
             Log::Growing { events, first, .. } => events.get(n.checked_sub(*first)?),
-            Log::Kept(answer) => answer.events.get(n),
+            Log::Whole { events, .. } => events.get(n),
         }
     }
 

@@ -89,6 +89,41 @@ async fn modes() {
 }
 
 #[tokio::test]
+async fn what_is_kept_says_the_same_in_fewer_events() {
+    let say = |choice, index, part| {
+        let token_ids = vec![index + 100 * choice];
+        Event { kind: Some(Kind::Delta(Delta { choice, index, token_ids, part: Some(part), ..Delta::default() })) }
+    };
+    let long = "x".repeat(3000);
+    let events = vec![
+        say(0, 0, Part::Reasoning("r".into())),
+        say(1, 0, Part::Text("a".into())),
+        say(0, 1, Part::Text("b".into())),
+        say(1, 1, Part::Text("c".into())),
+        say(0, 2, Part::Text("d".into())),
+        say(0, 3, Part::Text(long.clone())),
+        say(0, 4, Part::Text(long.clone())),
+        usage(),
+    ];
+    let cache = cache();
+    let (pilot, listener) = lead(&cache, &used());
+    fly(pilot, events.clone()).await;
+    assert_eq!(all(listener).await, events, "who listens hears it as it came");
+    let Found::Kept(answer) = cache.look_up(&used()).found else { panic!("not kept") };
+    let joined = |choice, index, token_ids, part| Event {
+        kind: Some(Kind::Delta(Delta { choice, index, token_ids, part: Some(part), ..Delta::default() })),
+    };
+    let expected = [
+        joined(0, 0, vec![0], Part::Reasoning("r".into())),
+        joined(1, 0, vec![100, 101], Part::Text("ac".into())),
+        joined(0, 1, vec![1, 2, 3], Part::Text(format!("bd{long}"))),
+        joined(0, 4, vec![4], Part::Text(long)),
+        usage(),
+    ];
+    assert_eq!(answer.events, expected);
+}
+
+#[tokio::test]
 async fn scopes_do_not_see_each_other() {
     let cache = cache();
     store(&cache, &used()).await;
