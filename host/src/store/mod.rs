@@ -10,7 +10,7 @@ mod link;
 mod purges;
 
 pub use answers::{Entry, Stored};
-pub use connection::{Address, Connection, shown};
+pub use connection::{Address, Connection, distrusts, shown};
 pub use flights::{Follower, Leader, News, Role};
 pub use link::{Link, Server, Trouble};
 pub use purges::{publish, subscribe};
