@@ -77,6 +77,7 @@ impl Redis {
     pub fn replica(&self) -> Self {
         let port = self.port.to_string();
         let replica = Self::with(&["--save", "", "--appendonly", "no", "--replicaof", "127.0.0.1", &port]);
+        replica.wait_for(b"INFO", b"replication", "master_link_status:up");
         self.wait_for(b"INFO", b"replication", "state=online");
         replica
     }

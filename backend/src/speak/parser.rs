@@ -197,7 +197,13 @@ impl Parser {
             self.state = State::Object(Object::new(arguments));
             return true;
         }
-        let (text, found) = self.until(&[think, open]);
+        let (mut text, found) = self.until(&[think, open]);
+        if found == Some(0) && !text.trim().is_empty() {
+            // Only what an answer begins with opens reasoning, also where all of it comes at once.
+            text.push_str(think);
+            self.text(&text, out);
+            return true;
+        }
         self.text(&text, out);
         match (found, calls) {
             (None, _) => return false,

@@ -77,6 +77,20 @@ fn arguments_stream_while_they_come() {
 }
 
 #[test]
+fn reasoning_opens_at_the_beginning_alone_however_the_text_is_cut() {
+    let hermes = Format::all().iter().find(|f| f.name == "hermes").unwrap();
+    let said = "See <think>here</think>.";
+    for size in 1..=said.len() {
+        let (mut parser, mut out) = (Parser::new(hermes, false, true), Vec::new());
+        for piece in said.as_bytes().chunks(size) {
+            parser.push(std::str::from_utf8(piece).unwrap(), &mut out);
+        }
+        parser.finish(&mut out);
+        assert_eq!(out, [Part::Text(said.into())], "cut every {size}");
+    }
+}
+
+#[test]
 fn without_tools_nothing_is_taken_for_a_call() {
     let hermes = Format::all().iter().find(|f| f.name == "hermes").unwrap();
     let mut parser = Parser::new(hermes, false, false);

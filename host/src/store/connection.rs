@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context, ensure};
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisFuture, RedisResult, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, TlsCertificates, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
@@ -129,6 +129,21 @@ impl Address {
                 Ok(Connection::Cluster(pending))
             }
         }
+    }
+
+    /// What goes wrong at the first of the servers that cannot be reached: a cluster's own error does not say.
+    pub async fn trouble(&self, patience: Duration) -> Option<RedisError> {
+        let config = AsyncConnectionConfig::new().set_connection_timeout(Some(patience));
+        for client in self.listeners() {
+            let connected = match client {
+                Ok(client) => client.get_multiplexed_async_connection_with_config(&config).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = connected {
+                return Some(error);
+            }
+        }
+        None
     }
 
     /// Connects now, once. `making` bounds that; answers are bounded by who waits for them.

@@ -205,4 +205,11 @@ impl Own {
         thread::Builder::new().name(name.into()).spawn(body).context("the system gives no further thread")?;
         Ok(Self { handle, _end: end })
     }
+
+    /// What `work` comes to on that thread; none when it has ended.
+    fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let (say, heard) = std::sync::mpsc::channel();
+        self.handle.spawn(async move { say.send(work.await) });
+        heard.recv().ok()
+    }
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use littoral_core::{
     ledger::{Grant, Refusal},
     limits::charge_kind,
@@ -75,6 +75,14 @@ impl Redis {
         let own = Own::start("store")?;
         let _inside = own.handle.enter();
         let patience = Duration::from_millis(config.timeout_ms);
+        if address.is_cluster() && address.is_tls() {
+            // A cluster's connection does not say why it cannot be made, and tries for ever.
+            let at = address.clone();
+            let trouble = own.wait(async move { at.trouble(patience).await }).flatten();
+            if let Some(error) = trouble.filter(|error| distrusts(&error.to_string())) {
+                return Err(not_reached(failed(&error), config));
+            }
+        }
         let link = address.lasting(patience).context("store.url")?;
         let shared = Arc::new(Shared {
             link,
@@ -95,17 +103,16 @@ impl Redis {
     /// A cluster needs a moment to be known; what is not there by then is not there.
     fn first_contact(&self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
-        let (say, heard) = std::sync::mpsc::channel();
-        self.own.handle.spawn(async move {
+        let asking = async move {
             let until = tokio::time::Instant::now() + FIRST_CONTACT;
             let mut answer = shared.query::<Option<u64>>(&version()).await;
             while may_come(&answer) && tokio::time::Instant::now() < until {
                 sleep(Duration::from_millis(50)).await;
                 answer = shared.query::<Option<u64>>(&version()).await;
             }
-            drop(say.send(answer));
-        });
-        heard.recv().unwrap_or_else(|_| Err(StoreError::Lost("its thread ended".into()))).map(drop)
+            answer.map(drop)
+        };
+        self.own.wait(asking).unwrap_or_else(|| Err(StoreError::Lost("its thread ended".into())))
     }
 
     /// Runs on the store's own thread, where its connections live.
@@ -126,16 +133,14 @@ fn may_come<T>(answer: &Result<T, StoreError>) -> bool {
 
 /// Why an edge or a command cannot begin, with the key to change.
 fn not_reached(error: StoreError, config: &config::Store) -> anyhow::Error {
-    let url = shown(&config.url);
-    if !distrusts(&error.to_string()) {
+    let (url, said) = (shown(&config.url), error.to_string());
+    if !distrusts(&said) {
         return anyhow::Error::new(error).context(format!("the store {url}; is it running?"));
     }
-    let authorities = match &config.ca_file {
-        Some(file) => format!("store.ca_file: no authority in {}", file.display()),
-        None => "store.ca_file is not set, and no authority of this system".into(),
-    };
-    anyhow::Error::new(error)
-        .context(format!("{authorities} vouches for the certificate of {url}, by that host's name"))
+    match &config.ca_file {
+        Some(file) => anyhow!("store.ca_file: {} does not vouch for {url}: {said}", file.display()),
+        None => anyhow!("store.ca_file is not set, and this system does not vouch for {url}: {said}"),
+    }
 }
 
 fn failed(error: &RedisError) -> StoreError {
