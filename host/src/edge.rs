@@ -108,7 +108,7 @@ impl Edge {
             mint,
             metrics: Arc::new(Metrics::new()?),
             retrieval: config.retrieval.node().map(Arc::new),
-            shares: config.store.shares().map(|address| Arc::new(Server::new(address, &config.store))),
+            shares: config.store.shares().map(|at| Server::new(at, &config.store).map(Arc::new)).transpose()?,
             deadline: Duration::from_millis(config.edge.deadline_ms),
         });
         Ok(Self { config, http, metrics, admin, guests, keys, stored, issuers, shared })

@@ -20,7 +20,7 @@ use crate::{
     client::Client,
     eventually,
     metrics::Metrics,
-    process::{self, Process},
+    process::{self, Ended, Process},
 };
 
 /// An edge that is about to be started.
@@ -39,6 +39,7 @@ pub struct Edge {
     metrics: SocketAddr,
     pub keys: Keys,
     keys_file: PathBuf,
+    config: PathBuf,
     /// `store.url`
     pub store: String,
 }
@@ -145,19 +146,29 @@ impl Setup {
             .map_or_else(|| self.dir.join("littoral.db").display().to_string(), |url| url.trim_matches('\'').into());
         let process = Process::start("edge", command);
         let (http, metrics) = (process.address("http"), process.address("metrics"));
-        let keys_file = self.dir.join("keys.json");
-        Edge { process, http, metrics, keys, keys_file, store }
+        let (keys_file, config) = (self.dir.join("keys.json"), self.dir.join("edge.toml"));
+        Edge { process, http, metrics, keys, keys_file, config, store }
     }
 }
 
 impl Edge {
+    /// Its configuration.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// Runs `littoral key ...` on this edge's store; what it said.
     pub fn key(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(artefact::binary("littoral"));
-        command.arg("key").args(arguments).args(["--store", &self.store]);
-        let ended = process::run("key", command, Duration::from_secs(20));
+        let ended = self.run(&[&["key"], arguments].concat());
         assert!(ended.status.success(), "{}", ended.said);
         ended.said.trim().to_string()
+    }
+
+    /// Runs `littoral ...` with this edge's configuration.
+    pub fn run(&self, arguments: &[&str]) -> Ended {
+        let mut command = Command::new(artefact::binary("littoral"));
+        command.args(arguments).arg("--config").arg(&self.config);
+        process::run("littoral", command, Duration::from_secs(20))
     }
 
     /// A client with a new key of tenant `acme`, once the edge knows it.

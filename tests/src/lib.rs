@@ -6,6 +6,7 @@ pub mod certificates;
 pub mod client;
 pub mod edge;
 pub mod instant_node;
+pub mod issuer;
 pub mod kept;
 pub mod load;
 pub mod metrics;

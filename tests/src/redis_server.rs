@@ -5,16 +5,20 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::artefact;
+use crate::{
+    artefact,
+    certificates::{Authority, Signed},
+};
 
 /// A running server, or a place where one was. It ends when dropped.
 pub struct Redis {
     port: u16,
+    tls: Option<u16>,
     dir: PathBuf,
     arguments: Vec<String>,
     child: Mutex<Option<Child>>,
@@ -43,10 +47,53 @@ impl Redis {
         )
     }
 
+    /// A server that keeps nothing on disk and speaks TLS too, at a port of its own.
+    pub fn with_tls(signed: &Signed) -> Self {
+        Self::speaking_tls(signed, &["--save", "", "--appendonly", "no"])
+    }
+
+    /// A cluster of one server, which speaks TLS too.
+    pub fn cluster_with_tls(signed: &Signed, authority: &Authority) -> Self {
+        let (bus, authority) = (free_port().to_string(), authority.file().display().to_string());
+        let cluster = ["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus];
+        let tls = ["--tls-cluster", "yes", "--tls-ca-cert-file", &authority];
+        let redis = Self::speaking_tls(signed, &[&cluster[..], &tls].concat());
+        assert_eq!(redis.command(&[b"CLUSTER", b"ADDSLOTSRANGE", b"0", b"16383"]), "+OK");
+        redis.wait_for(b"CLUSTER", b"INFO", "cluster_state:ok");
+        redis
+    }
+
+    fn speaking_tls(signed: &Signed, arguments: &[&str]) -> Self {
+        let (certificate, key) = (signed.certificate.display().to_string(), signed.key.display().to_string());
+        let port = free_port();
+        let tls = port.to_string();
+        let speaking = ["--tls-port", &tls, "--tls-auth-clients", "no", "--tls-cert-file", &certificate];
+        let mut redis = Self::with(&[arguments, &speaking, &["--tls-key-file", &key]].concat());
+        redis.tls = Some(port);
+        redis
+    }
+
+    /// A replica of this server, once it has all of it.
+    pub fn replica(&self) -> Self {
+        let port = self.port.to_string();
+        let replica = Self::with(&["--save", "", "--appendonly", "no", "--replicaof", "127.0.0.1", &port]);
+        replica.wait_for(b"INFO", b"replication", "master_link_status:up");
+        self.wait_for(b"INFO", b"replication", "state=online");
+        replica
+    }
+
+    fn wait_for(&self, command: &[u8], section: &[u8], word: &str) {
+        let began = Instant::now();
+        while !self.command(&[command, section]).contains(word) {
+            assert!(began.elapsed() < Duration::from_secs(20), "{word}: not at {}", self.address());
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn with(arguments: &[&str]) -> Self {
         let port = free_port();
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let redis = Self { port, dir: artefact::scratch("redis"), arguments, child: Mutex::default() };
+        let redis = Self { port, tls: None, dir: artefact::scratch("redis"), arguments, child: Mutex::default() };
         redis.start_again();
         redis
     }
@@ -71,6 +118,11 @@ impl Redis {
 
     pub fn url(&self) -> String {
         format!("redis://{}", self.address())
+    }
+
+    /// Host and port of its TLS.
+    pub fn tls_address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.tls.expect("the server was started with TLS")))
     }
 
     /// Ends it without a warning.
@@ -108,6 +160,17 @@ impl Redis {
         let mut bulk = vec![0; length];
         reader.read_exact(&mut bulk).expect("the server sends what it says");
         String::from_utf8_lossy(&bulk).into_owned()
+    }
+
+    /// Hears every command that is carried out from now on, those of scripts too, as `MONITOR` shows them.
+    pub fn monitor(&self) -> mpsc::Receiver<String> {
+        let mut stream = TcpStream::connect(self.address()).expect("the server listens");
+        stream.write_all(b"MONITOR\r\n").expect("the server reads");
+        let mut lines = BufReader::new(stream).lines();
+        lines.next().expect("the server answers").expect("the server answers");
+        let (say, heard) = mpsc::channel();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
+        heard
     }
 
     /// Names of the keys that fit a pattern.

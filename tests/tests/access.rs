@@ -10,12 +10,18 @@ mod audit;
 mod keys;
 #[path = "access/limits.rs"]
 mod limits;
+#[path = "access/places.rs"]
+mod places;
+#[path = "access/replicas.rs"]
+mod replicas;
 #[path = "access/script.rs"]
 mod script;
 #[path = "access/step_up.rs"]
 mod step_up;
 #[path = "access/syslog.rs"]
 mod syslog;
+#[path = "access/tls.rs"]
+mod tls;
 #[path = "access/together.rs"]
 mod together;
 #[path = "access/tokens.rs"]

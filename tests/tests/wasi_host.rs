@@ -1,5 +1,8 @@
 //! The edge's own policy component in a host that speaks WASI only: adapter, policy and provider in one component.
 
+#[path = "wasi_host/tokens.rs"]
+mod tokens;
+
 use std::{
     process::{Command, Stdio},
     sync::{
@@ -31,6 +34,11 @@ fn host(nodes: &str) -> Result<(WasiHost, String)> {
 
 /// The same, with a key whose answers run through these filters.
 fn host_with(nodes: &str, filters: &[&str]) -> Result<(WasiHost, String)> {
+    set_up(nodes, filters, &[])
+}
+
+/// The same, with further settings.
+fn set_up(nodes: &str, filters: &[&str], more: &[(&str, &str)]) -> Result<(WasiHost, String)> {
     let (mut record, key) = KeyRecord::create("acme", "ada", &[7; 54]);
     record.filters = filters.iter().map(|name| name.to_string()).collect();
     let keys = serde_json::to_string(&[record])?;
@@ -41,7 +49,7 @@ fn host_with(nodes: &str, filters: &[&str]) -> Result<(WasiHost, String)> {
         ("LITTORAL_KEYS", &keys),
         ("LITTORAL_MODELS", &models),
     ];
-    Ok((WasiHost::load(&guest("littoral-wasi"), &environment)?, key))
+    Ok((WasiHost::load(&guest("littoral-wasi"), &[&environment, more].concat())?, key))
 }
 
 fn request<'a>(method: &str, path: &str, key: Option<&str>, body: &'a str) -> http::Request<&'a str> {

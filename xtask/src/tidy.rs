@@ -5,11 +5,13 @@ mod crates;
 mod sources;
 mod units;
 
-use anyhow::{Result, bail};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
 
 use crate::compose::{self, Composition};
 use crate::ui::Ui;
-use crate::{guests, place};
+use crate::{exec, guests, place};
 use sources::Source;
 
 /// Checks everything, prints each finding, and fails if there is one.
@@ -19,7 +21,10 @@ pub fn check(ui: &Ui) -> Result<()> {
     let mut findings = sources::check(&sources);
     findings.extend(crates::check(place::root(), &["--all-features"])?);
     findings.extend(crates::check(&place::root().join("guest"), &[])?);
+    findings.extend(crates::check(&place::root().join("fuzz"), &[])?);
     findings.extend(units::check()?);
+    step.say("fuzz targets");
+    compiles(&place::root().join("fuzz"))?;
     let names: Vec<_> = guests::list()?.into_iter().map(|component| component.name).collect();
     findings.extend(untested(&names, compose::COMPOSITIONS, &sources));
     if !findings.is_empty() {
@@ -27,6 +32,12 @@ pub fn check(ui: &Ui) -> Result<()> {
     }
     step.done(&format!("{} sources, crates, licences", sources.len()));
     Ok(())
+}
+
+/// Fails when what nothing else builds no longer compiles.
+fn compiles(dir: &Path) -> Result<()> {
+    let mut check = exec::cargo(["check", "--quiet", "--locked", "--release"]);
+    exec::output(check.current_dir(dir)).map(drop).context("the fuzz targets do not compile")
 }
 
 /// Components that no test names, neither themselves nor a composition they are part of: nobody runs them.

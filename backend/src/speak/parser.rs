@@ -88,7 +88,7 @@ impl Parser {
             State::Reasoning => self.reason(&rest, out),
             State::Arguments => self.argue(rest, out),
             State::Object(object) if !object.is_named() => {
-                let raw = object.raw().to_owned();
+                let raw = std::mem::take(&mut self.space) + object.raw();
                 self.say(raw, out);
             }
             _ => {}
@@ -194,10 +194,20 @@ impl Parser {
             && !self.spoken
             && self.buffer.trim_start().starts_with('{')
         {
+            let blank: String = self.buffer.drain(..self.buffer.len() - self.buffer.trim_start().len()).collect();
+            if !self.fresh {
+                self.space.push_str(&blank);
+            }
             self.state = State::Object(Object::new(arguments));
             return true;
         }
-        let (text, found) = self.until(&[think, open]);
+        let (mut text, found) = self.until(&[think, open]);
+        if found == Some(0) && !text.trim().is_empty() {
+            // Only what an answer begins with opens reasoning, also where all of it comes at once.
+            text.push_str(think);
+            self.text(&text, out);
+            return true;
+        }
         self.text(&text, out);
         match (found, calls) {
             (None, _) => return false,
@@ -246,14 +256,18 @@ impl Parser {
         self.buffer.drain(..taken);
         for part in read {
             match part {
-                Read::Name(name) => self.call(name, out),
+                Read::Name(name) => {
+                    self.space.clear();
+                    self.call(name, out);
+                }
                 Read::Arguments(json) => self.argue(json, out),
             }
         }
         if no_call {
             // Said as it was written; nothing after it is taken for a call.
-            self.say(raw, out);
-            self.state = State::Content;
+            let said = std::mem::take(&mut self.space) + &raw;
+            self.say(said, out);
+            (self.state, self.fresh) = (State::Content, false);
         } else if over {
             self.state = State::Closing;
         }

@@ -77,6 +77,36 @@ fn arguments_stream_while_they_come() {
 }
 
 #[test]
+fn reasoning_opens_at_the_beginning_alone_however_the_text_is_cut() {
+    let hermes = Format::all().iter().find(|f| f.name == "hermes").unwrap();
+    let said = "See <think>here</think>.";
+    for size in 1..=said.len() {
+        let (mut parser, mut out) = (Parser::new(hermes, false, true), Vec::new());
+        for piece in said.as_bytes().chunks(size) {
+            parser.push(std::str::from_utf8(piece).unwrap(), &mut out);
+        }
+        parser.finish(&mut out);
+        assert_eq!(out, [Part::Text(said.into())], "cut every {size}");
+    }
+}
+
+#[test]
+fn an_object_that_is_no_call_is_said_as_it_was_written() {
+    let bare = Format::all().iter().find(|f| f.name == "llama3").unwrap();
+    let said = " { so it goes } on";
+    for size in 1..=said.len() {
+        let (mut parser, mut out) = (Parser::new(bare, false, true), Vec::new());
+        for piece in said.as_bytes().chunks(size) {
+            parser.push(std::str::from_utf8(piece).unwrap(), &mut out);
+        }
+        parser.finish(&mut out);
+        let text: String =
+            out.iter().map(|part| if let Part::Text(text) = part { text.as_str() } else { "?" }).collect();
+        assert_eq!(text, said, "cut every {size}");
+    }
+}
+
+#[test]
 fn without_tools_nothing_is_taken_for_a_call() {
     let hermes = Format::all().iter().find(|f| f.name == "hermes").unwrap();
     let mut parser = Parser::new(hermes, false, false);

@@ -11,7 +11,7 @@ use littoral_core::{
 use crate::{
     plan::now_ms,
     tokens::Secret,
-    vault::{Admission, Limits, Store, StoreError, Table},
+    vault::{Admission, Limits, Store, StoreError, Table, replace},
 };
 
 /// Tries a minute, right or wrong, for each user.
@@ -54,10 +54,9 @@ fn purpose(user: &str) -> String {
     format!("{PURPOSE}/{user}")
 }
 
-async fn keep(store: &dyn Store, secret: &Secret, user: &str, factor: &Factor) -> Result<(), FactorError> {
+fn sealed(secret: &Secret, user: &str, factor: &Factor) -> Result<Vec<u8>, FactorError> {
     let json = serde_json::to_vec(factor).expect("strings always serialise");
-    let sealed = secret.seal(&purpose(user), &json).ok_or(FactorError::NoEntropy)?;
-    Ok(store.put(Table::Factors, user, sealed, None).await?)
+    secret.seal(&purpose(user), &json).ok_or(FactorError::NoEntropy)
 }
 
 /// Gives a user a second factor, in place of any before.
@@ -69,7 +68,9 @@ pub async fn enrol(store: &dyn Store, secret: &Secret, tenant: &str, user: &str)
     }
     let recovery = recovery_codes.iter().filter_map(|code| totp::recovery_digest(code)).collect();
     let factor = Factor { secret: totp::base32(&key), recovery };
-    keep(store, secret, &user_key(tenant, user), &factor).await?;
+    let id = user_key(tenant, user);
+    let before = store.get(Table::Factors, &id).await?;
+    replace(store, (Table::Factors, &id), sealed(secret, &id, &factor)?, before).await?;
     Ok(Enrolled { uri: totp::uri("Littoral", tenant, user, &key), recovery_codes })
 }
 
@@ -88,8 +89,8 @@ pub async fn prove(
 ) -> Result<&'static str, FactorError> {
     let user = user_key(tenant, user);
     throttle(limits, tenant, &user).await?;
-    let sealed = store.get(Table::Factors, &user).await?.ok_or(FactorError::Wrong)?;
-    let json = secret.open(&purpose(&user), &sealed).ok_or(FactorError::OtherSecret)?;
+    let kept = store.get(Table::Factors, &user).await?.ok_or(FactorError::Wrong)?;
+    let json = secret.open(&purpose(&user), &kept).ok_or(FactorError::OtherSecret)?;
     let mut factor: Factor = serde_json::from_slice(&json).map_err(|_| FactorError::OtherSecret)?;
     match proof {
         Proof::Code(code) => {
@@ -102,7 +103,7 @@ pub async fn prove(
             let position = totp::recovery_position(code, &factor.recovery).ok_or(FactorError::Wrong)?;
             let digest = factor.recovery.remove(position);
             once(store, &format!("recovery/{digest}")).await?;
-            keep(store, secret, &user, &factor).await?;
+            store.put(Table::Factors, &user, sealed(secret, &user, &factor)?, None).await?;
             Ok("kba")
         }
     }

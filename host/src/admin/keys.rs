@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     plan::now_ms,
-    vault::{Store, StoreError, Table},
+    vault::{Store, StoreError, Table, replace},
 };
 
 /// What a new key is to be.
@@ -97,7 +97,7 @@ impl NewKey {
 /// Makes a key: its record, and the key itself.
 pub async fn create(store: &dyn Store, new: NewKey) -> Result<(KeyRecord, String), KeyError> {
     let (record, key) = new.record()?;
-    store.put(Table::Keys, &record.id, json(&record), None).await?;
+    replace(store, (Table::Keys, &record.id), json(&record), None).await?;
     Ok((record, key))
 }
 
@@ -109,7 +109,8 @@ pub async fn list(store: &dyn Store) -> Result<Vec<KeyRecord>, KeyError> {
     Ok(records)
 }
 
-/// Removes a key: it opens nothing from now on, at every edge within a second.
+/// Removes a key: it opens nothing from now on, at every edge within a second. After [`StoreError::NotReplicated`] it is
+/// removed all the same; where it is removed once more, [`KeyError::Unknown`] says that the replicas know by now.
 pub async fn revoke(store: &dyn Store, id: &str) -> Result<(), KeyError> {
     store.take(Table::Keys, id).await?.map(drop).ok_or_else(|| KeyError::Unknown(id.into()))
 }
@@ -119,7 +120,7 @@ pub async fn rotate(store: &dyn Store, id: &str, grace_ms: u64) -> Result<String
     let value = store.get(Table::Keys, id).await?.ok_or_else(|| KeyError::Unknown(id.into()))?;
     let mut record = read(id, &value)?;
     let key = record.rotate(&entropy()?, now_ms().saturating_add(grace_ms));
-    store.put(Table::Keys, id, json(&record), None).await?;
+    replace(store, (Table::Keys, id), json(&record), Some(value)).await?;
     Ok(key)
 }
 

@@ -12,7 +12,7 @@ use littoral_core::key::hex;
 use sha2::{Digest, Sha256};
 
 use super::keys::KeyError;
-use crate::vault::{Store, Table};
+use crate::vault::{Store, StoreError, Table, put_back, replace};
 
 const NAME: &str = "admin-token";
 /// Name of the session's cookie.
@@ -24,15 +24,25 @@ const MOST: usize = 64;
 
 /// Makes the token if there is none; the token, to be printed once and stored nowhere.
 pub async fn first_token(store: &dyn Store) -> Result<Option<String>, KeyError> {
+    if store.get(Table::Secrets, NAME).await?.is_some() {
+        return Ok(None);
+    }
     let text = fresh("la_")?;
-    let new = store.put_new(Table::Secrets, NAME, digest(&text).into_bytes(), None).await?;
-    Ok(new.then_some(text))
+    match store.put_new(Table::Secrets, NAME, digest(&text).into_bytes(), None).await {
+        Ok(new) => Ok(new.then_some(text)),
+        // Nobody would be shown the token of the next start.
+        Err(StoreError::NotReplicated(replicas)) => {
+            Err(put_back(store, (Table::Secrets, NAME), None, replicas).await.into())
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Replaces the token; the new one.
 pub async fn new_token(store: &dyn Store) -> Result<String, KeyError> {
     let text = fresh("la_")?;
-    store.put(Table::Secrets, NAME, digest(&text).into_bytes(), None).await?;
+    let before = store.get(Table::Secrets, NAME).await?;
+    replace(store, (Table::Secrets, NAME), digest(&text).into_bytes(), before).await?;
     Ok(text)
 }
 

@@ -60,7 +60,7 @@ impl Cache {
                 "no Redis is named: give --store URL, or --config whose section [store] names one; an edge without one keeps its answers to itself until it is restarted"
             )
         };
-        let link = Link::new(Arc::new(Server::new(address, &settings)));
+        let link = Link::new(Arc::new(Server::new(address, &settings)?));
         let purge = Which { model, tenant, tag, tag_prefix };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let number = runtime.block_on(publish(&link, &purge)).context("the purge was not published")?;

@@ -1,14 +1,11 @@
 //! `littoral token`: access tokens of this installation.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 
 use crate::{
     admin::keys,
     cli::store::At,
-    config,
     tokens::{self, Mint, Subject},
 };
 
@@ -22,7 +19,7 @@ pub enum Token {
         #[arg(long, value_name = "DURATION", value_parser = keys::duration_ms)]
         lifetime: Option<u64>,
         #[command(flatten)]
-        of: Of,
+        at: At,
     },
     /// Refuses tokens from now on, at every edge within a second.
     Revoke {
@@ -36,32 +33,16 @@ pub enum Token {
         #[arg(long)]
         issuer: Option<String>,
         #[command(flatten)]
-        of: Of,
+        at: At,
     },
-}
-
-#[derive(Debug, Args)]
-pub struct Of {
-    /// The edge's configuration: its sections token and store count.
-    #[arg(long, value_name = "FILE", env = "LITTORAL_CONFIG")]
-    config: Option<PathBuf>,
-    #[command(flatten)]
-    at: At,
-}
-
-impl Of {
-    fn read(&self) -> anyhow::Result<config::Config> {
-        let Some(path) = &self.config else { return Ok(config::Config::default()) };
-        config::read(path).with_context(|| format!("the configuration {}", path.display()))
-    }
 }
 
 impl Token {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
-            Self::Create { key_id, lifetime, of } => {
-                let config = of.read()?;
-                of.at.with(async |store| {
+            Self::Create { key_id, lifetime, at } => {
+                let config = at.read()?;
+                at.with(async |store| {
                     let mint = Mint::load(&config.token, store).await?;
                     let mint = mint.context("token.issuer is not set; --config names the file that sets it")?;
                     let records = keys::list(store).await?;
@@ -73,11 +54,11 @@ impl Token {
                     Ok(())
                 })
             }
-            Self::Revoke { jti, subject, issuer, of } => {
-                let config = of.read()?;
+            Self::Revoke { jti, subject, issuer, at } => {
+                let config = at.read()?;
                 let issuer =
                     issuer.or(config.token.issuer).context("--issuer, or token.issuer of --config, is needed")?;
-                of.at.with(async |store| {
+                at.with(async |store| {
                     if let Some(jti) = jti {
                         tokens::revoke_token(store, &issuer, &jti).await?;
                     }

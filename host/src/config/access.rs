@@ -20,6 +20,8 @@ use crate::store::{Address, shown};
 pub struct Store {
     /// A file of this machine; or `redis://HOST:PORT`, `redis-cluster://HOST:PORT,HOST:PORT`, with `rediss` for TLS.
     pub url: String,
+    /// Whose certificates are believed where `url` or `answers` is TLS, PEM; by default those that the system names.
+    pub ca_file: Option<PathBuf>,
     /// Replicas that must acknowledge an administrative write: by default 1 in a cluster, else 0.
     pub min_replicas: Option<u32>,
     /// How long a request waits for the store, milliseconds.
@@ -51,6 +53,7 @@ impl Default for Store {
     fn default() -> Self {
         Self {
             url: "littoral.db".into(),
+            ca_file: None,
             min_replicas: None,
             timeout_ms: 250,
             on_loss: OnLoss::default(),
@@ -65,6 +68,11 @@ impl Store {
     /// Where edges share answers; none: nowhere.
     pub fn shares(&self) -> Option<Address> {
         Address::of(self.answers.as_deref().unwrap_or(&self.url))
+    }
+
+    /// Whether `url` or `answers` is reached through TLS.
+    pub fn is_tls(&self) -> bool {
+        [Address::of(&self.url), self.shares()].iter().flatten().any(Address::is_tls)
     }
 }
 
@@ -236,6 +244,10 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
             return refuse(key.into(), format!("is no address of a Redis: {}", error.category()));
         }
     }
+    if config.store.ca_file.is_some() && !config.store.is_tls() {
+        let message = "is of no use: neither store.url nor store.answers begins with rediss";
+        return refuse("store.ca_file".into(), message.into());
+    }
     let Store { timeout_ms, answers_timeout_ms, breaker_ms, .. } = config.store;
     for (key, value) in [("timeout", timeout_ms), ("answers_timeout", answers_timeout_ms), ("breaker", breaker_ms)] {
         if value == 0 {
@@ -317,6 +329,7 @@ mod tests {
             ("[tenant.a.step_up]\nwhen = 'always'", "tenant.a.step_up"),
             ("[store]\nurl = 'http://a'", "store.url"),
             ("[store]\ntimeout_ms = 0", "store.timeout_ms"),
+            ("[store]\nurl = 'redis://a'\nca_file = 'ca.pem'", "store.ca_file"),
             ("[store]\nanswers = 'http://a'", "store.answers"),
             ("[store]\nanswers = 'redis://:x:y'", "store.answers"),
             ("[store]\nbreaker_ms = 0", "store.breaker_ms"),

@@ -9,7 +9,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{Door, origin};
+use super::{Door, proxy};
 
 /// Runs HTTP/2's tasks on the worker's own thread.
 #[derive(Debug, Clone, Copy)]
@@ -27,7 +27,7 @@ impl Door {
         let _ = stream.set_nodelay(true);
         let _open = Open::new(&self);
         if self.origin.announces(peer) {
-            match timeout(self.header_timeout, origin::announced(&mut stream, peer)).await {
+            match timeout(self.header_timeout, proxy::announced(&mut stream, peer)).await {
                 Ok(Ok(source)) => peer = source,
                 Ok(Err(error)) => return tracing::info!(%peer, %error, "a connection was closed"),
                 Err(_) => return,

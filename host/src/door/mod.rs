@@ -7,6 +7,7 @@ mod health;
 mod listen;
 mod origin;
 mod page;
+mod proxy;
 mod request;
 
 use std::{rc::Rc, time::Duration};

@@ -33,11 +33,14 @@ struct Location {
 }
 
 impl Places {
-    /// Reads the database, if one is configured.
+    /// Reads the database, if one is configured, and checks all of it: what is damaged would answer for some addresses
+    /// and not for others.
     pub fn load(database: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = database else { return Ok(Self(None)) };
-        let reader = Reader::open_readfile(path);
-        Ok(Self(Some(reader.with_context(|| format!("the address database {}", path.display()))?)))
+        let named = || format!("auth.places: {} is no whole database in MaxMind's format", path.display());
+        let reader = Reader::open_readfile(path).with_context(named)?;
+        reader.verify().with_context(named)?;
+        Ok(Self(Some(reader)))
     }
 
     /// JSON of the place of an address; none for what is no address.
@@ -70,6 +73,6 @@ mod tests {
     #[test]
     fn what_is_no_database_is_refused_by_name() {
         let error = Places::load(Some(Path::new(file!()))).err().unwrap();
-        assert!(format!("{error:#}").contains("address database"));
+        assert!(format!("{error:#}").contains("auth.places"));
     }
 }

@@ -12,7 +12,7 @@ use littoral_core::fleet::standing::{Rules, Standing};
 use redis::{Cmd, FromRedisValue, RedisError, aio::PubSub};
 use tokio::time::timeout;
 
-use super::connection::{Address, Connection};
+use super::connection::{Address, Connection, distrusts};
 use crate::{config, plan::now_ms};
 
 /// How long a new connection may take; longer than a command, because it is made once.
@@ -34,21 +34,29 @@ pub enum Trouble {
     Open,
     #[error("the store did not answer within {} ms", .0.as_millis())]
     Slow(Duration),
+    #[error("store.ca_file: the store's certificate is not believed: {0}")]
+    Distrusted(RedisError),
     #[error(transparent)]
-    Failed(#[from] RedisError),
+    Failed(RedisError),
+}
+
+impl From<RedisError> for Trouble {
+    fn from(error: RedisError) -> Self {
+        if distrusts(&error.to_string()) { Self::Distrusted(error) } else { Self::Failed(error) }
+    }
 }
 
 impl Server {
-    /// The server at `address`; nothing is connected yet.
-    pub fn new(address: Address, config: &config::Store) -> Self {
+    /// The server at `address`; nothing is connected yet. Fails when `store.ca_file` cannot be read.
+    pub fn new(address: Address, config: &config::Store) -> anyhow::Result<Self> {
         let open_ms = config.breaker_ms;
         let rules = Rules { failures: 3, open_ms, max_open_ms: open_ms.saturating_mul(10), ramp_ms: 0 };
-        Self {
-            address,
+        Ok(Self {
+            address: address.trusting(config.ca_file.as_deref())?,
             timeout: Duration::from_millis(config.answers_timeout_ms),
             standing: Mutex::new(Standing::new(rules)),
             errors: AtomicU64::new(0),
-        }
+        })
     }
 
     /// Whether it is left alone.

@@ -8,9 +8,11 @@ mod connection;
 mod flights;
 mod link;
 mod purges;
+mod stored;
 
-pub use answers::{Entry, Stored};
-pub use connection::{Address, Connection, shown};
+pub use answers::Entry;
+pub use connection::{Address, Connection, distrusts, shown};
 pub use flights::{Follower, Leader, News, Role};
 pub use link::{Link, Server, Trouble};
 pub use purges::{publish, subscribe};
+pub use stored::Stored;

@@ -75,8 +75,20 @@ pub enum StoreError {
     #[error("the store answered wrongly: {0}")]
     Wrong(String),
     /// Written, and not acknowledged by as many replicas as `store.min_replicas` asks for.
-    #[error("{got} of {wanted} replicas acknowledged the write; it may be lost with its server")]
-    NotReplicated { got: i64, wanted: u32 },
+    #[error("it is done, and is lost if the store's server is lost now: {0}; once a replica is back, do it again")]
+    NotReplicated(Replicas),
+    /// The same, and what stood there before has been put back.
+    #[error("nothing was changed: {0}")]
+    PutBack(Replicas),
+}
+
+/// How many replicas have a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{got} of {wanted} replicas (store.min_replicas) acknowledged the write within {within_ms} ms")]
+pub struct Replicas {
+    pub got: i64,
+    pub wanted: u32,
+    pub within_ms: u32,
 }
 
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
@@ -133,8 +145,40 @@ pub trait Store: Send + Sync {
 /// Opens the store that the configuration names.
 pub fn open(config: &config::Store) -> anyhow::Result<Arc<dyn Store>> {
     match Address::of(&config.url) {
-        Some(address) => Ok(Arc::new(Redis::open(&address, config)?)),
+        Some(address) => Ok(Arc::new(Redis::open(&address.trusting(config.ca_file.as_deref())?, config)?)),
         None => Ok(Arc::new(Embedded::open(std::path::Path::new(&config.url))?)),
+    }
+}
+
+/// Writes an entry that never expires where `before` stood, and puts that back when too few replicas acknowledge the
+/// write: who is then refused a new secret goes on with the old one.
+pub async fn replace(
+    store: &dyn Store,
+    (table, id): (Table, &str),
+    value: Vec<u8>,
+    before: Option<Vec<u8>>,
+) -> Result<(), StoreError> {
+    match store.put(table, id, value, None).await {
+        Err(StoreError::NotReplicated(replicas)) => Err(put_back(store, (table, id), before, replicas).await),
+        written => written,
+    }
+}
+
+/// Puts back what stood before a write that `replicas` have. What has become of it, as an error.
+pub async fn put_back(
+    store: &dyn Store,
+    (table, id): (Table, &str),
+    before: Option<Vec<u8>>,
+    replicas: Replicas,
+) -> StoreError {
+    let done = match before {
+        Some(value) => store.put(table, id, value, None).await,
+        None => store.take(table, id).await.map(drop),
+    };
+    match done {
+        // The server has both, one after the other, and a replica that took its place has both or neither.
+        Ok(()) | Err(StoreError::NotReplicated(_)) => StoreError::PutBack(replicas),
+        Err(error) => error,
     }
 }
 
@@ -160,5 +204,12 @@ impl Own {
         };
         thread::Builder::new().name(name.into()).spawn(body).context("the system gives no further thread")?;
         Ok(Self { handle, _end: end })
+    }
+
+    /// What `work` comes to on that thread; none when it has ended.
+    fn wait<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let (say, heard) = std::sync::mpsc::channel();
+        self.handle.spawn(async move { say.send(work.await) });
+        heard.recv().ok()
     }
 }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use littoral_core::{
     ledger::{Grant, Refusal},
     limits::charge_kind,
@@ -23,10 +23,10 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-use super::{Admission, Answer, Own, Settlement, Store, StoreError, Table, now_ms};
+use super::{Admission, Answer, Own, Replicas, Settlement, Store, StoreError, Table, now_ms};
 use crate::{
     config,
-    store::{Address, Connection, shown},
+    store::{Address, Connection, distrusts, shown},
 };
 
 static ADMIT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("admit.lua")));
@@ -75,6 +75,14 @@ impl Redis {
         let own = Own::start("store")?;
         let _inside = own.handle.enter();
         let patience = Duration::from_millis(config.timeout_ms);
+        if address.is_cluster() && address.is_tls() {
+            // A cluster's connection does not say why it cannot be made, and tries for ever.
+            let at = address.clone();
+            let trouble = own.wait(async move { at.trouble(patience).await }).flatten();
+            if let Some(error) = trouble.filter(|error| distrusts(&error.to_string())) {
+                return Err(not_reached(failed(&error), config));
+            }
+        }
         let link = address.lasting(patience).context("store.url")?;
         let shared = Arc::new(Shared {
             link,
@@ -88,24 +96,23 @@ impl Redis {
             slots: Mutex::default(),
         });
         let store = Self { own, shared };
-        store.first_contact().with_context(|| format!("the store {}; is it running?", shown(&config.url)))?;
+        store.first_contact().map_err(|error| not_reached(error, config))?;
         Ok(store)
     }
 
     /// A cluster needs a moment to be known; what is not there by then is not there.
     fn first_contact(&self) -> Result<(), StoreError> {
         let shared = self.shared.clone();
-        let (say, heard) = std::sync::mpsc::channel();
-        self.own.handle.spawn(async move {
+        let asking = async move {
             let until = tokio::time::Instant::now() + FIRST_CONTACT;
             let mut answer = shared.query::<Option<u64>>(&version()).await;
-            while answer.is_err() && tokio::time::Instant::now() < until {
+            while may_come(&answer) && tokio::time::Instant::now() < until {
                 sleep(Duration::from_millis(50)).await;
                 answer = shared.query::<Option<u64>>(&version()).await;
             }
-            drop(say.send(answer));
-        });
-        heard.recv().unwrap_or_else(|_| Err(StoreError::Lost("its thread ended".into()))).map(drop)
+            answer.map(drop)
+        };
+        self.own.wait(asking).unwrap_or_else(|| Err(StoreError::Lost("its thread ended".into())))
     }
 
     /// Runs on the store's own thread, where its connections live.
@@ -116,6 +123,23 @@ impl Redis {
     {
         let task = self.own.handle.spawn(work(self.shared.clone()));
         Box::pin(async move { task.await.unwrap_or_else(|e| Err(StoreError::Lost(e.to_string()))) })
+    }
+}
+
+/// Whether a server that did not answer may do so in a moment: one whose certificate is not believed will not.
+fn may_come<T>(answer: &Result<T, StoreError>) -> bool {
+    answer.as_ref().err().is_some_and(|error| !distrusts(&error.to_string()))
+}
+
+/// Why an edge or a command cannot begin, with the key to change.
+fn not_reached(error: StoreError, config: &config::Store) -> anyhow::Error {
+    let (url, said) = (shown(&config.url), error.to_string());
+    if !distrusts(&said) {
+        return anyhow::Error::new(error).context(format!("the store {url}; is it running?"));
+    }
+    match &config.ca_file {
+        Some(file) => anyhow!("store.ca_file: {} does not vouch for {url}: {said}", file.display()),
+        None => anyhow!("store.ca_file is not set, and this system does not vouch for {url}: {said}"),
     }
 }
 
@@ -160,14 +184,19 @@ impl Shared {
 
     /// Runs an atomic group of writes and waits for the replicas.
     async fn write<T: FromRedisValue>(&self, writes: Pipeline) -> Result<T, StoreError> {
-        let answer = bounded(WRITE, writes.query_async(&mut self.writer.clone())).await?;
+        let unknown = |error| match error {
+            StoreError::Lost(why) => StoreError::Lost(format!("{why}; whether it is done is not known")),
+            other => other,
+        };
+        let answer = bounded(WRITE, writes.query_async(&mut self.writer.clone())).await.map_err(unknown)?;
         if self.min_replicas > 0 {
             let mut wait = redis::cmd("WAIT");
             wait.arg(self.min_replicas).arg(WAIT_MS);
             // In a cluster every primary is asked and the least counts; those that wrote nothing answer at once.
-            let got: i64 = bounded(WRITE, wait.query_async(&mut self.writer.clone())).await?;
+            let got: i64 = bounded(WRITE, wait.query_async(&mut self.writer.clone())).await.map_err(unknown)?;
             if got < i64::from(self.min_replicas) {
-                return Err(StoreError::NotReplicated { got, wanted: self.min_replicas });
+                let (wanted, within_ms) = (self.min_replicas, WAIT_MS);
+                return Err(StoreError::NotReplicated(Replicas { got, wanted, within_ms }));
             }
         }
         Ok(answer)

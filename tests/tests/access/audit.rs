@@ -12,7 +12,7 @@ use littoral_tests::{
     client::Client,
     edge::{Edge, Setup},
     eventually,
-    instant_node::{Gate, InstantNode, Script},
+    instant_node::{Gate, InstantNode, MODEL, Script},
     process::{self, Ended, Process},
 };
 use serde_json::{Value, json};
@@ -225,4 +225,44 @@ async fn a_full_disk_closes_the_door_or_is_told() {
     let metrics = littoral_tests::metrics::Metrics::of(told.address("metrics")).await;
     assert!(metrics.get("littoral_audit_lost_total") > 50.0);
     tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+#[tokio::test]
+async fn a_search_finds_the_lines_that_fit_and_no_others() {
+    let node = InstantNode::start("n", Script::default());
+    let (setup, dir) = setup(&node, "strict = true");
+    let edge = setup.with("edge", "trusted_proxies = ['127.0.0.0/8']").start();
+    let acme = edge.client().with_header("x-forwarded-for", "198.51.100.7");
+    named(&acme, "one").chat(&ask(json!({}))).await.ok().await;
+    named(&acme, "two").get("/v1/models").await.ok().await;
+    named(&edge.client().with_key(&edge.keys.globex), "three").chat(&ask(json!({}))).await.ok().await;
+    named(&edge.client().with_key("lk_wrong"), "four").get("/v1/models").await.error(401).await;
+    named(&edge.client(), "five").chat(&ask(json!({"model": "nothing"}))).await.error(400).await;
+    // A request with a begin mark has two lines that fit what both say.
+    let found = |conditions: &[&str]| {
+        let said = audit(&[&["search"], conditions].concat(), &dir).said;
+        let records =
+            said.lines().map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|e| panic!("{e}: {line}")));
+        let requests = records.filter(|record| record["event_type"] == "request");
+        requests.map(|record| record["request_id"].as_str().unwrap().to_string()).collect::<Vec<_>>()
+    };
+    let all = ["one", "two", "three", "four", "five"];
+    let id = edge.keys.acme.split('_').nth(1).unwrap();
+    for (conditions, expected) in [
+        (&[][..], &all[..]),
+        (&["--tenant", "acme"], &["one", "two", "five"]),
+        (&["--tenant", "acme", "--outcome", "allowed"], &["one", "two"]),
+        (&["--key-id", id, "--model", MODEL], &["one"]),
+        (&["--outcome", "denied"], &["four", "five"]),
+        (&["--status", "401"], &["four"]),
+        (&["--source-ip", "198.51.100.7"], &["one", "two"]),
+        (&["--user", "tester", "--tenant", "globex"], &["three"]),
+        (&["--request-id", "three"], &["three"]),
+        (&["--since", "2026-01-01"], &all),
+        (&["--until", "2026-01-01"], &[]),
+        (&["--since", "9999-01-01T00:00:00"], &[]),
+    ] {
+        assert_eq!(found(conditions), expected, "{conditions:?}");
+    }
+    whole(&dir);
 }

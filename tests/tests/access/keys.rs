@@ -1,17 +1,20 @@
 //! Keys in the store: made, listed, rotated, revoked and imported while edges serve.
 
-use std::fs;
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
 use littoral_tests::{
     client::Client,
     edge::Edge,
     eventually,
-    instant_node::{InstantNode, Script},
+    instant_node::{InstantNode, MODEL, Script},
     redis_server::Redis,
 };
 
 use super::{SOON, ask};
-use serde_json::json;
+use serde_json::{Value, json};
 
 async fn a_life(edges: &[&Edge]) {
     let edge = edges[0];
@@ -100,4 +103,79 @@ async fn a_key_and_a_budget_survive_the_death_of_the_edge() {
     let last = client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
     assert_eq!(last["usage"]["completion_tokens"], 2);
     client.chat(&ask(json!({"max_tokens": 5}))).await.error(402).await;
+}
+
+/// What a key may do is its record's; a rotation changes its secret alone.
+#[tokio::test]
+async fn a_rotated_key_keeps_its_limits_and_its_old_secret_ends_with_the_grace() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()])
+        .with("admin", "listen = '127.0.0.1:0'")
+        .with("price.\"*\"", "completion = 1_000_000")
+        .with("cache", "policy = 'off'")
+        .start();
+    let limits = ["--requests-per-minute", "600", "--tokens-per-minute", "5000", "--concurrency", "3"];
+    let more = ["--budget", "12/total", "--model", MODEL, "--network", "127.0.0.0/8", "--expires-in", "1h"];
+    let create = [&["create", "--tenant", "acme", "--user", "ada"][..], &limits, &more].concat();
+    let first = edge.key(&create);
+    let id = first.split('_').nth(1).unwrap().to_string();
+    let record = || -> Value {
+        let mut record = serde_json::from_str::<Value>(&edge.key(&["list", "--json"])).unwrap()[0].take();
+        assert_eq!(record["id"], *id);
+        record.as_object_mut().unwrap().retain(|name, _| name != "created_at_ms");
+        record
+    };
+    let before = record();
+    assert_eq!(before["limits"]["tokens_per_minute"], 5000);
+    let at = |key: &str| Client::new(edge.http).with_key(key);
+    let is_known = async |key: &str, status: u16| {
+        eventually("the store to be read", SOON, async || at(key).get("/v1/models").await.status == status).await;
+    };
+    is_known(&first, 200).await;
+    // Seven of the budget's twelve go by the first secret.
+    at(&first).chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
+    at(&first).chat(&ask(json!({"max_tokens": 2}))).await.ok().await;
+
+    // Over HTTP with a grace, over the command line without one.
+    let said = edge.process.log();
+    let token = said.lines().find_map(|line| line.strip_prefix("admin token ")).unwrap();
+    let admin = Client::new(edge.process.address("admin")).with_key(token);
+    let began = Instant::now();
+    let rotated = admin.post(&format!("/admin/keys/{id}/rotate"), r#"{"grace_ms": 2500}"#).await.ok().await;
+    let second = rotated["key"].as_str().unwrap().to_string();
+    is_known(&second, 200).await;
+    at(&first).get("/v1/models").await.ok().await;
+    is_known(&first, 401).await;
+    let grace = began.elapsed();
+    assert!((Duration::from_millis(2400)..Duration::from_millis(4000)).contains(&grace), "{grace:?}");
+    let began = Instant::now();
+    let third = edge.key(&["rotate", &id]);
+    is_known(&second, 401).await;
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert_eq!(record(), before);
+
+    // The budget goes on where it was: five are left.
+    let last = at(&third).chat(&ask(json!({"max_tokens": 9}))).await;
+    assert_eq!(last.header("x-ratelimit-limit-requests"), "600");
+    assert_eq!(last.ok().await["usage"]["completion_tokens"], 5);
+    at(&third).chat(&ask(json!({"max_tokens": 5}))).await.error(402).await;
+    let other = json!({"model": "other", "messages": [{"role": "user", "content": "hi"}]});
+    assert_eq!(at(&third).chat(&other).await.error(403).await["code"], "model_not_allowed");
+}
+
+#[tokio::test]
+async fn commands_say_what_they_cannot_do() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).start();
+    for (arguments, words) in [
+        (&["key", "revoke", "000000000000"][..], &["000000000000", "littoral key list"][..]),
+        (&["key", "rotate", "000000000000"], &["there is no key"]),
+        (&["key", "create", "--tenant", "", "--user", "a"], &["tenant"]),
+        (&["token", "create", "000000000000"], &["token.issuer"]),
+        (&["token", "revoke", "--jti", "j"], &["--issuer"]),
+    ] {
+        let ended = edge.run(arguments);
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}: {}", ended.said);
+        ended.names(words);
+    }
 }

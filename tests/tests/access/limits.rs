@@ -1,6 +1,7 @@
 //! Rates, slots and budgets, in memory and in Redis.
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -245,4 +246,41 @@ async fn a_store_that_stands_still_does_not_hold_up_requests() {
         client.chat(&ask(json!({}))).await.status == 200 && edge.metrics().await.get("littoral_store_lost") == 0.0
     })
     .await;
+}
+
+/// What Redis admits after the edge has given up on it frees its slot, at once and not at the end of its lease.
+#[tokio::test]
+async fn a_slot_granted_too_late_is_given_back() {
+    let node = InstantNode::start("n", Script::default());
+    let redis = Redis::start();
+    let url = format!("url = '{}'\ntimeout_ms = 100\non_loss = 'deny'", redis.url());
+    let edge = Edge::to(&[node.address()]).with("store", &url).with("cache", "policy = 'off'").start();
+    let client = edge.client_with(&["--concurrency", "1"]).await;
+    client.chat(&ask(json!({}))).await.ok().await;
+    let heard = redis.monitor();
+    let mut answered = 0;
+    for pause in ["300", "900"] {
+        // Takes commands, and carries them out when the time is over.
+        assert_eq!(redis.command(&[b"CLIENT", b"PAUSE", pause.as_bytes(), b"ALL"]), "+OK");
+        let began = Instant::now();
+        client.chat(&ask(json!({}))).await.error(503).await;
+        assert!(began.elapsed() < Duration::from_millis(pause.parse().unwrap()), "{:?}", began.elapsed());
+        // Far less than a lease, which is twenty seconds.
+        let free = async || client.chat(&ask(json!({}))).await.status == 200;
+        eventually("the slot", Duration::from_secs(6), free).await;
+        answered += 1;
+    }
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let (mut taken, mut freed) = (HashSet::new(), HashSet::new());
+    for line in heard.try_iter().filter(|line| line.contains("lua]") && line.contains(":concurrency:")) {
+        let lease = line.rsplit('"').nth(1).unwrap().to_string();
+        let kind = line.split('"').nth(1).unwrap().to_ascii_uppercase();
+        match kind.as_str() {
+            "ZADD" => taken.extend([lease]),
+            "ZREM" => freed.extend([lease]),
+            _ => {}
+        }
+    }
+    assert!(taken.len() > answered, "no slot was granted after the edge had given up: {taken:?}");
+    assert!(taken.is_subset(&freed), "{taken:?} were taken, {freed:?} freed");
 }

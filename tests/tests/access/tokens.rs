@@ -1,96 +1,22 @@
 //! Access tokens: minted here, or signed elsewhere with real keys.
 
-use std::{fs, io::Write, net::TcpListener, sync::Arc, thread, time::Duration};
+use std::{fs, sync::atomic::Ordering::Relaxed, time::Duration};
 
-use aws_lc_rs::{
-    rand::SystemRandom,
-    rsa::KeySize,
-    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
-};
 use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use littoral_core::token::jwks;
 use littoral_tests::{
     client::{Answer, Client},
     edge::Edge,
     eventually,
     instant_node::{InstantNode, Script},
+    issuer::{ISSUER, Pair, Served, claims, now},
     redis_server::Redis,
 };
 use serde_json::{Value, json};
 
 use super::{SOON, ask};
-
-const ISSUER: &str = "https://id.example";
-
-fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
-}
-
-/// A key pair of an identity provider.
-enum Pair {
-    Es(EcdsaKeyPair),
-    Ed(Ed25519KeyPair),
-    Rs(RsaKeyPair),
-}
-
-impl Pair {
-    fn es() -> Self {
-        Self::Es(EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap())
-    }
-
-    fn algorithm(&self) -> &'static str {
-        match self {
-            Self::Es(_) => "ES256",
-            Self::Ed(_) => "EdDSA",
-            Self::Rs(_) => "RS256",
-        }
-    }
-
-    fn jwk(&self, kid: &str) -> Value {
-        let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
-        match self {
-            Self::Es(pair) => jwks::es256(kid, pair.public_key().as_ref()).unwrap(),
-            Self::Ed(pair) => {
-                json!({"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": encode(pair.public_key().as_ref())})
-            }
-            Self::Rs(pair) => {
-                let public = pair.public_key();
-                let (n, e) = (public.modulus(), public.exponent());
-                json!({
-                    "kty": "RSA", "kid": kid, "use": "sig",
-                    "n": encode(n.big_endian_without_leading_zero()), "e": encode(e.big_endian_without_leading_zero()),
-                })
-            }
-        }
-    }
-
-    fn token(&self, kid: &str, claims: &Value) -> String {
-        let header = json!({"alg": self.algorithm(), "typ": "at+jwt", "kid": kid});
-        let encode = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
-        let signed = format!("{}.{}", encode(&header), encode(claims));
-        let random = SystemRandom::new();
-        let signature = match self {
-            Self::Es(pair) => pair.sign(&random, signed.as_bytes()).unwrap().as_ref().to_vec(),
-            Self::Ed(pair) => pair.sign(signed.as_bytes()).as_ref().to_vec(),
-            Self::Rs(pair) => {
-                let mut signature = vec![0; pair.public_modulus_len()];
-                pair.sign(&RSA_PKCS1_SHA256, &random, signed.as_bytes(), &mut signature).unwrap();
-                signature
-            }
-        };
-        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
-    }
-}
-
-fn claims() -> Value {
-    json!({
-        "iss": ISSUER, "sub": "ada", "aud": "littoral", "iat": now(), "exp": now() + 300, "jti": "j1",
-        "client_id": "app", "tenant": "acme",
-    })
-}
 
 async fn models(edge: &Edge, token: &str) -> Answer {
     Client::new(edge.http).with_key(token).get("/v1/models").await
@@ -99,11 +25,7 @@ async fn models(edge: &Edge, token: &str) -> Answer {
 #[tokio::test]
 async fn tokens_of_an_issuer_open_the_door_and_rotate_with_its_keys() {
     let node = InstantNode::start("n", Script::default());
-    let pairs = [
-        ("k1", Pair::es()),
-        ("k2", Pair::Ed(Ed25519KeyPair::generate().unwrap())),
-        ("k3", Pair::Rs(RsaKeyPair::generate(KeySize::Rsa2048).unwrap())),
-    ];
+    let pairs = [("k1", Pair::es()), ("k2", Pair::ed()), ("k3", Pair::rs())];
     let setup = Edge::to(&[node.address()]);
     let file = setup.dir().join("jwks.json");
     let keys: Vec<_> = pairs.iter().map(|(kid, pair)| pair.jwk(kid)).collect();
@@ -145,33 +67,19 @@ async fn tokens_of_an_issuer_open_the_door_and_rotate_with_its_keys() {
 async fn an_issuer_is_asked_again_for_a_key_that_is_not_known() {
     let node = InstantNode::start("n", Script::default());
     let (old, new) = (Pair::es(), Pair::es());
-    let served = Arc::new(std::sync::Mutex::new(json!({ "keys": [old.jwk("k1")] }).to_string()));
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/jwks", listener.local_addr().unwrap());
-    let asked = Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let (body, count) = (served.clone(), asked.clone());
-    thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let mut buffer = [0; 2048];
-            let _ = std::io::Read::read(&mut stream, &mut buffer);
-            let body = body.lock().unwrap().clone();
-            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
-            let _ = stream.write_all(format!("{head}{body}").as_bytes());
-        }
-    });
+    let served = Served::start(&[old.jwk("k1")]);
+    let url = served.url();
     let issuer = format!("issuer = [{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '{url}' }}]");
     let edge = Edge::to(&[node.address()]).with("auth", &issuer).start();
     models(&edge, &old.token("k1", &claims())).await.ok().await;
-    *served.lock().unwrap() = json!({ "keys": [old.jwk("k1"), new.jwk("k2")] }).to_string();
+    served.serve(&[old.jwk("k1"), new.jwk("k2")]);
     let token = new.token("k2", &claims());
     eventually("the new key", SOON, async || models(&edge, &token).await.status == 200).await;
     // A storm of unknown keys does not become a storm of questions.
     for i in 0..50 {
         models(&edge, &new.token(&format!("no-{i}"), &claims())).await.error(401).await;
     }
-    assert!(asked.load(std::sync::atomic::Ordering::Relaxed) <= 3, "{asked:?}");
+    assert!(served.asked.load(Relaxed) <= 3, "{:?}", served.asked);
 }
 
 async fn token(edge: &Edge, form: &str) -> Answer {
@@ -259,4 +167,32 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     models(&other, last).await.ok().await;
     edge.key(&["revoke", id]);
     eventually("the end of the key", SOON, async || models(&other, last).await.status == 401).await;
+}
+
+#[tokio::test]
+async fn a_token_of_the_command_line_is_as_good_as_one_of_the_edge() {
+    let node = InstantNode::start("n", Script::default());
+    let setup = Edge::to(&[node.address()]);
+    let secret = format!("issuer = 'https://edge.example'\nsecret_file = '{}'", setup.dir().join("secret").display());
+    let edge = setup.with("token", &secret).start();
+    let key = edge.key(&["create", "--tenant", "acme", "--user", "ada", "--model", "other"]);
+    let id = key.split('_').nth(1).unwrap();
+    let mint = |more: &[&str]| edge.run(&[&["token", "create", id], more].concat()).said.trim().to_string();
+    let (token, brief) = (mint(&[]), mint(&["--lifetime", "1s"]));
+    eventually("the key", SOON, async || models(&edge, &token).await.status == 200).await;
+    // It may do what its key may, and is refused by itself alone.
+    let refused = Client::new(edge.http).with_key(&token).chat(&ask(json!({}))).await.error(403).await;
+    assert_eq!(refused["code"], "model_not_allowed");
+    let read = |token: &str| -> Value {
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap()).unwrap()
+    };
+    let (claims, short) = (read(&token), read(&brief));
+    assert_eq!((claims["sub"].as_str(), claims["client_id"].as_str()), (Some("ada"), Some(id)));
+    assert_eq!(short["exp"].as_u64().unwrap() - short["iat"].as_u64().unwrap(), 1);
+    let revoked = edge.run(&["token", "revoke", "--jti", claims["jti"].as_str().unwrap()]);
+    assert!(revoked.status.success(), "{}", revoked.said);
+    let began = std::time::Instant::now();
+    eventually("the end of the token", SOON, async || models(&edge, &token).await.status == 401).await;
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    models(&edge, &mint(&[])).await.ok().await;
 }

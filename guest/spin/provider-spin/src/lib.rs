@@ -1,7 +1,9 @@
-//! The provider under Spin: settings in the application's variables, further API keys in its key-value store.
+//! The provider under Spin: settings in the application's variables, further API keys and revoked tokens in its key-value
+//! store.
 //!
 //! A key record lies in the store `default` under `api-key/<id>`, as JSON; it is read when a request presents a key
-//! that the settings do not hold, so that keys come and go without a restart.
+//! that the settings do not hold, so that keys come and go without a restart. A revocation lies under `revoked/<name>`,
+//! with the names of `littoral_core::token::by_jti` and `by_subject`.
 
 use littoral_provider::{Fact, Host, fact_kind};
 use spin_sdk::{
@@ -21,7 +23,7 @@ impl Host for Spin {
     }
 
     async fn fetch(kind: &str, key: &str) -> Fact {
-        if kind != fact_kind::API_KEY {
+        if ![fact_kind::API_KEY, fact_kind::REVOKED].contains(&kind) {
             return littoral_provider::unknown(kind, key);
         }
         let (value, error) = match stored(&format!("{kind}/{key}")).await {

@@ -1,13 +1,18 @@
 //! Signatures, verified in the guest. Public keys only: nothing here has to be kept from timing.
 
 use p256::ecdsa::signature::Verifier;
+use rsa::{BigUint, RsaPublicKey, pkcs1, pkcs1v15, sha2::Sha256};
 
-/// Whether `signature` over `message` was made by the holder of `key`. False for an algorithm other than ES256 and
-/// EdDSA, and for a key or a signature of the wrong form.
+/// Moduli that are taken, bits: those that the edge takes.
+const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
+
+/// Whether `signature` over `message` was made by the holder of `key`. False for an algorithm other than ES256, EdDSA
+/// and RS256, and for a key or a signature of the wrong form.
 pub fn verify(algorithm: &str, key: &[u8], message: &[u8], signature: &[u8]) -> bool {
     match algorithm {
         "ES256" => es256(key, message, signature),
         "EdDSA" => ed25519(key, message, signature),
+        "RS256" => rs256(key, message, signature),
         _ => None,
     }
     .is_some()
@@ -25,6 +30,18 @@ fn ed25519(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
     let key = ed25519_dalek::VerifyingKey::from_bytes(key.try_into().ok()?).ok()?;
     let signature = ed25519_dalek::Signature::from_slice(signature).ok()?;
     key.verify_strict(message, &signature).ok()
+}
+
+/// `key` is the DER of an RSAPublicKey (RFC 8017, appendix A.1.1), `signature` is PKCS #1 v1.5 with SHA-256.
+fn rs256(key: &[u8], message: &[u8], signature: &[u8]) -> Option<()> {
+    let pkcs1::RsaPublicKey { modulus, public_exponent } = key.try_into().ok()?;
+    let number = |bytes| BigUint::from_bytes_be(bytes);
+    let modulus = number(modulus.as_bytes());
+    RSA_BITS.contains(&modulus.bits()).then_some(())?;
+    let most = *RSA_BITS.end();
+    let key = RsaPublicKey::new_with_max_size(modulus, number(public_exponent.as_bytes()), most).ok()?;
+    let signature = pkcs1v15::Signature::try_from(signature).ok()?;
+    pkcs1v15::VerifyingKey::<Sha256>::new(key).verify(message, &signature).ok()
 }
 
 #[cfg(test)]

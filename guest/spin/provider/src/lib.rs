@@ -16,6 +16,8 @@ pub mod bindings {
 mod carry;
 mod crypto;
 mod export;
+mod get;
+mod issuers;
 mod known;
 mod limits;
 mod settings;
@@ -26,7 +28,7 @@ pub use littoral_core::{Fact, fact_kind};
 
 /// What differs between the hosts that speak wasi:http.
 pub trait Host: 'static {
-    /// The setting of this lower-case name (`nodes`, `node_secret`, `keys`, `models`); none when it is not set, an error
+    /// The setting of this lower-case name (`nodes`, `node_secret`, `keys`, `models`, `issuers`); none when it is not set, an error
     /// when it cannot be read.
     fn setting(name: &str) -> impl Future<Output = Result<Option<String>, String>>;
     /// A fact that the settings do not hold.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::OnceLock};
 use littoral_core::{Model, key::KeyRecord};
 use serde::Deserialize;
 
-use crate::Host;
+use crate::{Host, issuers::Issuers};
 
 /// A node's HTTP side-door.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,17 +27,21 @@ impl Node {
 
     fn parse(text: &str) -> Result<Self, String> {
         let name = text.trim().trim_end_matches('/');
-        let (tls, rest) = match (name.strip_prefix("http://"), name.strip_prefix("https://")) {
-            (Some(rest), _) => (false, rest),
-            (_, Some(rest)) => (true, rest),
-            _ => return Err(format!("'{name}' is no address of a node: write http://host:port")),
-        };
-        let (authority, base) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
-        if authority.is_empty() || authority.contains('@') {
+        let Some((tls, authority, base)) = split(name) else {
             return Err(format!("'{name}' is no address of a node: write http://host:port"));
-        }
+        };
         Ok(Self { name: name.into(), tls, authority: authority.into(), base: base.into() })
     }
+}
+
+/// Whether it is TLS, `host:port`, and the path of an address; none when it is none, or holds credentials.
+pub fn split(url: &str) -> Option<(bool, &str, &str)> {
+    let (tls, rest) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+        (Some(rest), _) => (false, rest),
+        (_, rest) => (true, rest?),
+    };
+    let (authority, path) = rest.find('/').map_or((rest, ""), |slash| rest.split_at(slash));
+    (!authority.is_empty() && !authority.contains('@')).then_some((tls, authority, path))
 }
 
 /// All settings, checked.
@@ -49,6 +53,8 @@ pub struct Settings {
     /// Stored records by key id, as JSON.
     pub keys: HashMap<String, Vec<u8>>,
     pub models: Vec<Model>,
+    /// Whose access tokens are taken.
+    pub issuers: Issuers,
 }
 
 static SETTINGS: OnceLock<Settings> = OnceLock::new();
@@ -69,6 +75,7 @@ impl Settings {
             secret: required::<H>("node_secret").await?,
             keys: keys(&H::setting("keys").await?.unwrap_or_default())?,
             models: models(&required::<H>("models").await?)?,
+            issuers: Issuers::read(&H::setting("issuers").await?.unwrap_or_default())?,
         };
         Ok(SETTINGS.get_or_init(|| settings))
     }
