@@ -44,7 +44,7 @@ impl Edge {
         let named =
             if config.contains("[store]") { String::new() } else { format!("[store]\nurl = '{}'\n", store.display()) };
         let file = dir.join("edge.toml");
-        fs::write(&file, format!("{own}{named}{config}"))
+        fs::write(&file, format!("{config}\n{own}{named}"))
             .with_context(|| format!("cannot write {}", file.display()))?;
         let mut create = Command::new(place::binary("littoral"));
         create.args(["key", "create", "--tenant", "bench", "--user", "load", "--keys"]).arg(dir.join("keys.json"));

@@ -48,7 +48,8 @@ impl Asker {
         let asked = Instant::now();
         let answer = client.try_send(client.chat_request(&body)).await.map_err(|e| e.to_string())?;
         if answer.status != 200 {
-            return Err(format!("status {}: {}", answer.status, answer.text().await));
+            let status = answer.status;
+            return Err(format!("status {status}: {}", answer.text().await));
         }
         let node = answer.header("x-littoral-node").to_string();
         let cache = answer.header("x-littoral-cache").split(';').next().unwrap_or_default().to_string();
