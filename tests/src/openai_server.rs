@@ -155,10 +155,11 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Sha
             match tls {
                 None => converse(stream, shared).await,
                 // Who does not believe the certificate is no client.
-                Some(tls) => match tls.accept(stream).await {
-                    Ok(stream) => converse(stream, shared).await,
-                    Err(_) => {}
-                },
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        converse(stream, shared).await;
+                    }
+                }
             }
         });
     }

@@ -81,9 +81,17 @@ struct Shared {
     generations: f64,
 }
 
+/// One round.
+struct Round {
+    with: Zipf,
+    without: Zipf,
+}
+
+/// One side of a round.
+type Side = fn(&Round) -> &Zipf;
+
 struct Results {
-    /// With the cache and without, a round each.
-    rounds: Vec<(Zipf, Zipf)>,
+    rounds: Vec<Round>,
     shared: Vec<Shared>,
 }
 
@@ -106,7 +114,7 @@ fn config(node: &Node, more: &str) -> Result<String> {
     Ok(format!("{more}[[node]]\nname = 'node'\naddress = '{}'\n", node.grpc()?))
 }
 
-fn rounds(ui: &Ui, dir: &Path, node: &Node, options: &Options) -> Result<Vec<(Zipf, Zipf)>> {
+fn rounds(ui: &Ui, dir: &Path, node: &Node, options: &Options) -> Result<Vec<Round>> {
     let requests = options.requests.unwrap_or(if options.quick { 60 } else { 1000 }).to_string();
     let rounds = if options.quick { 1 } else { options.rounds.max(1) };
     let step = ui.step("questions");
@@ -125,10 +133,10 @@ fn rounds(ui: &Ui, dir: &Path, node: &Node, options: &Options) -> Result<Vec<(Zi
             Ok(zipf)
         };
         measured.push(match round % 2 {
-            0 => (ask(&with, 0)?, ask(&without, 1)?),
+            0 => Round { with: ask(&with, 0)?, without: ask(&without, 1)? },
             _ => {
-                let alone = ask(&without, 0)?;
-                (ask(&with, 1)?, alone)
+                let without = ask(&without, 0)?;
+                Round { with: ask(&with, 1)?, without }
             }
         });
     }
@@ -151,7 +159,11 @@ fn shared(ui: &Ui, dir: &Path, node: &Node) -> Result<Vec<Shared>> {
     let first = Edge::start(&one, &config)?;
     share_keys(&one, &two)?;
     let second = Edge::start(&two, &config)?;
-    let generations = || node.metrics().map(|metrics| metrics.get("littoral_node_requests_total"));
+    let generations = || -> Result<f64> {
+        // The node counts a request a moment after its last event.
+        std::thread::sleep(Duration::from_millis(300));
+        Ok(node.metrics()?.sum("littoral_node_requests_total"))
+    };
     let mut measured = Vec::new();
     for (edges, others) in [(1, &[][..]), (2, &[&second][..])] {
         for edge in std::iter::once(&first).chain(others.iter().copied()) {
@@ -169,14 +181,13 @@ fn shared(ui: &Ui, dir: &Path, node: &Node) -> Result<Vec<Shared>> {
 }
 
 impl Results {
-    fn median(&self, figure: impl Fn(&(Zipf, Zipf)) -> f64) -> f64 {
+    fn median(&self, figure: impl Fn(&Round) -> f64) -> f64 {
         median(self.rounds.iter().map(figure))
     }
 
     fn times(&self) -> Table {
         let mut table = Table::new(["whole answers", "mean ms", "p50", "p99", "from the cache", "joined another's"]);
-        let sides: [(&str, fn(&(Zipf, Zipf)) -> &Zipf); 2] =
-            [("without", |round| &round.1), ("with the cache", |round| &round.0)];
+        let sides: [(&str, Side); 2] = [("without", |round| &round.without), ("with the cache", |round| &round.with)];
         for (name, side) in sides {
             let ms = |time: fn(&Times) -> f64| format!("{:.1}", 1e3 * self.median(|round| time(&side(round).whole)));
             let share = |count: fn(&Zipf) -> f64| {
@@ -196,7 +207,7 @@ impl Results {
 
     fn aims(&self) -> Table {
         let mut table = Table::new(["aim", "at most/least", "measured", ""]);
-        let ratio = self.median(|(with, without)| with.whole.mean / without.whole.mean);
+        let ratio = self.median(|round| round.with.whole.mean / round.without.whole.mean);
         let what = "mean answer time with the cache, to that without";
         aim(&mut table, what, format!("<= {AIM} x"), format!("{ratio:.2} x"), ratio <= AIM);
         for Shared { edges, requests, generations } in &self.shared {
@@ -210,7 +221,7 @@ impl Results {
 
 impl fmt::Display for Results {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let of = |figure: fn(&Zipf) -> f64| self.median(|(with, _)| figure(with));
+        let of = |figure: fn(&Zipf) -> f64| self.median(|round| figure(&round.with));
         writeln!(
             out,
             "{} requests, of which {} different, drawn by Zipf's law with s = 1, 4 at once, from empty caches; \
@@ -235,11 +246,8 @@ mod unit_tests {
 
     #[test]
     fn the_ratio_is_taken_within_a_round() {
-        let rounds = vec![
-            (zipf(0.1, 600.0), zipf(0.4, 0.0)),
-            (zipf(0.2, 600.0), zipf(0.5, 0.0)),
-            (zipf(0.2, 600.0), zipf(0.4, 0.0)),
-        ];
+        let round = |with, without| Round { with: zipf(with, 600.0), without: zipf(without, 0.0) };
+        let rounds = vec![round(0.1, 0.4), round(0.2, 0.5), round(0.2, 0.4)];
         let shared = vec![
             Shared { edges: 1, requests: 100, generations: 1.0 },
             Shared { edges: 2, requests: 100, generations: 2.0 },

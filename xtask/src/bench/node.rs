@@ -95,6 +95,12 @@ impl Metrics {
         self.0.get(name).copied().unwrap_or_default()
     }
 
+    /// The sum over all labels of a name; 0 of one that is not there.
+    pub fn sum(&self, name: &str) -> f64 {
+        let own = |line: &str| line.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('{'));
+        self.0.iter().filter(|(line, _)| own(line)).map(|(_, value)| value).sum()
+    }
+
     /// What was counted since an earlier look.
     pub fn since(&self, earlier: &Self) -> Self {
         Self(self.0.iter().map(|(name, value)| (name.clone(), value - earlier.get(name))).collect())
@@ -110,6 +116,8 @@ mod unit_tests {
         let page = "# TYPE a counter\na 2\n\nb_sum{part=\"head x\"} 1.5e-3\nbroken x\n";
         let metrics = Metrics::of(page);
         assert_eq!((metrics.get("a"), metrics.get("b_sum{part=\"head x\"}"), metrics.get("c")), (2.0, 1.5e-3, 0.0));
+        let labelled = Metrics::of("a{x=\"1\"} 2\na{x=\"2\"} 3\nab 7");
+        assert_eq!((labelled.sum("a"), labelled.sum("ab"), labelled.sum("b")), (5.0, 7.0, 0.0));
         assert_eq!(Metrics::of("a 5\nc 1").since(&metrics), Metrics::of("a 3\nc 1"));
     }
 }
