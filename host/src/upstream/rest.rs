@@ -47,7 +47,7 @@ mod tests {
             ("Sunday, 06-Nov-94 08:49:47 GMT", Some(10)),
             ("Sun Nov  6 08:49:47 1994", Some(10)),
             ("Sun, 06 Nov 1994 08:49:37 GMT", None),
-            ("Sun, 06 Nov 2094 08:49:37 GMT", Some(MAX_REST)),
+            ("Sat, 06 Nov 2094 08:49:37 GMT", Some(MAX_REST)),
             ("-3", None),
             ("1.5", None),
             ("soon", None),
