@@ -23,7 +23,7 @@ use crate::{
     fleet::{Clients, Fleet, discover},
     guest::Guests,
     knowledge::{Access, Issuers, Keys, Known, Mirror, Places},
-    plan::{AnswerCache, Executor, Memos, Shared},
+    plan::{AnswerCache, Executor, Memos, Shared, now_ms},
     store::{self, Server},
     telemetry::{self, Metrics},
     tokens::Mint,
@@ -377,7 +377,9 @@ fn render(guests: &Guests, shared: &Shared) -> String {
     let view = shared.fleet.view();
     let ready = view.nodes().iter().filter(|node| node.ready);
     metrics.nodes_ready.set(ready.clone().count() as f64);
-    metrics.nodes_ejected.set(ready.filter(|node| node.member.is_open()).count() as f64);
+    metrics.nodes_ejected.set(ready.clone().filter(|node| node.member.is_open()).count() as f64);
+    let now = now_ms();
+    metrics.nodes_resting.set(ready.filter(|node| node.member.rests(now).is_some()).count() as f64);
     metrics.render()
 }
 

@@ -30,9 +30,9 @@ pub enum Error {
     Plan(String),
     #[error("the request was not answered within its deadline")]
     Deadline,
-    /// Every node's queue is full; seconds after which to come back, as the header says them.
-    #[error("every node is busy; please try again in {0} s")]
-    Shed(String),
+    /// Who could answer has enough to do; seconds after which to come back, as the header says them.
+    #[error("{what}; please try again in {seconds} s")]
+    Busy { what: &'static str, seconds: String },
     /// No node can be asked.
     #[error("{0}")]
     NoNode(String),
@@ -105,6 +105,11 @@ fn of_rpc(code: Code) -> (u16, &'static str, bool) {
 }
 
 impl Error {
+    /// `what` is who has enough to do.
+    pub fn busy(what: &'static str, seconds: u32) -> Self {
+        Self::Busy { what, seconds: seconds.to_string() }
+    }
+
     /// The one table from kinds to statuses.
     pub fn status(&self) -> StatusCode {
         let status = match self {
@@ -117,7 +122,7 @@ impl Error {
             Self::Guest(GuestError::FiltersBusy(_)) => 503,
             Self::Plan(_) => 500,
             Self::Deadline => 504,
-            Self::NoNode(_) | Self::Shed(_) => 503,
+            Self::NoNode(_) | Self::Busy { .. } => 503,
             Self::Node(error) => api::status(&error.code),
             Self::Rpc(status) => of_rpc(code_of(status)).0,
             Self::Garbage(_) => 502,
@@ -142,7 +147,7 @@ impl Error {
             Self::Guest(_) | Self::Plan(_) | Self::Garbage(_) => code::INTERNAL,
             Self::Deadline => code::DEADLINE_EXCEEDED,
             Self::NoNode(_) => code::UNAVAILABLE,
-            Self::Shed(_) => code::OVERLOADED,
+            Self::Busy { .. } => code::OVERLOADED,
             Self::Node(error) => &error.code,
             Self::Rpc(status) => of_rpc(code_of(status)).1,
             Self::Shared(error) => error.code(),
@@ -168,7 +173,7 @@ impl Error {
             _ => Vec::new(),
         };
         let named = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
-        if let Self::Shed(seconds) = self {
+        if let Self::Busy { seconds, .. } = self {
             headers.push(("retry-after", seconds));
         } else if !named && matches!(self.status().as_u16(), 429 | 503) {
             headers.push(("retry-after", "1"));
@@ -184,6 +189,8 @@ impl Error {
             Self::Shared(error) => error.is_retryable(),
             // The call ended, or cannot be begun, without a word of the node's.
             Self::NoNode(_) | Self::Garbage(_) => true,
+            // It says so of itself alone.
+            Self::Busy { .. } => true,
             _ => false,
         }
     }
@@ -263,7 +270,7 @@ mod tests {
     #[test]
     fn full_means_try_again() {
         assert_eq!(rpc(Code::Unavailable).headers(), [("retry-after", "1")]);
-        assert_eq!(Error::Shed("7".into()).headers(), [("retry-after", "7")]);
+        assert_eq!(Error::busy("every node is busy", 7).headers(), [("retry-after", "7")]);
         assert_eq!(Error::Deadline.headers(), []);
         let denial = littoral_core::denial::unavailable("later", 30);
         assert_eq!(Error::from(denial).headers(), [("retry-after", "30")]);

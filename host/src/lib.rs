@@ -18,5 +18,6 @@ pub mod plan;
 pub mod store;
 pub mod telemetry;
 pub mod tokens;
+pub mod trust;
 pub mod upstream;
 pub mod vault;

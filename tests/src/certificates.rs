@@ -3,9 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use tokio_rustls::rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::WebPkiClientVerifier,
+};
 
 /// An authority whose files are in a folder of the test's.
 pub struct Authority {
@@ -49,4 +56,29 @@ impl Authority {
         fs::write(&signed.key, key.serialize_pem()).expect("the test's folder can be written to");
         signed
     }
+}
+
+impl Signed {
+    /// What a server with this certificate goes by; with `clients`, only those this authority signed may connect.
+    pub fn server(&self, clients: Option<&Path>) -> ServerConfig {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let builder = builder.expect("the library knows its own versions");
+        let builder = match clients {
+            None => builder.with_no_client_auth(),
+            Some(authority) => {
+                let mut roots = RootCertStore::empty();
+                read(authority).into_iter().for_each(|c| roots.add(c).expect("it is an authority's"));
+                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
+                builder.with_client_cert_verifier(verifier.expect("there is an authority"))
+            }
+        };
+        let key = PrivateKeyDer::from_pem_file(&self.key).expect("the test's key is one");
+        builder.with_single_cert(read(&self.certificate), key).expect("key and certificate fit")
+    }
+}
+
+fn read(path: &Path) -> Vec<CertificateDer<'static>> {
+    let all = CertificateDer::pem_file_iter(path).expect("the test's certificate is there");
+    all.map(|certificate| certificate.expect("the test's certificate is one")).collect()
 }

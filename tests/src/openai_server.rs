@@ -13,16 +13,22 @@ use std::{
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use http::{Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     body::{Frame, Incoming},
-    server::conn::http1,
     service::service_fn,
 };
-use hyper_util::rt::TokioIo;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    runtime::Runtime,
+};
+use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 /// What the server does with a chat request.
 #[derive(Debug, Clone)]
@@ -35,6 +41,8 @@ pub enum Conduct {
     Says(Bytes),
     /// Answers with this status, type and body.
     Answers(u16, &'static str, Bytes),
+    /// Refuses with this status and `retry-after`, whatever is asked.
+    Refuses(u16, String),
     /// Streams this again and again.
     Repeats(Bytes),
 }
@@ -42,6 +50,7 @@ pub enum Conduct {
 /// A running server.
 pub struct OpenAiServer {
     address: SocketAddr,
+    scheme: &'static str,
     shared: Arc<Shared>,
     runtime: Option<Runtime>,
 }
@@ -52,12 +61,22 @@ struct Shared {
     connections: AtomicU64,
     last: Mutex<Option<Value>>,
     last_key: Mutex<String>,
+    last_version: Mutex<Version>,
 }
 
 type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 impl OpenAiServer {
     pub fn start(conduct: Conduct) -> Self {
+        Self::serve(conduct, None)
+    }
+
+    /// One that speaks TLS and nothing else.
+    pub fn start_tls(conduct: Conduct, tls: ServerConfig) -> Self {
+        Self::serve(conduct, Some(TlsAcceptor::from(Arc::new(tls))))
+    }
+
+    fn serve(conduct: Conduct, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
         listener.set_nonblocking(true).expect("a listener can be made not to block");
         let address = listener.local_addr().expect("a bound listener has an address");
@@ -67,16 +86,22 @@ impl OpenAiServer {
             connections: AtomicU64::new(0),
             last: Mutex::default(),
             last_key: Mutex::default(),
+            last_version: Mutex::default(),
         });
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
         let runtime = runtime.expect("the system gives threads");
-        runtime.spawn(serve(listener, shared.clone()));
-        Self { address, shared, runtime: Some(runtime) }
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        runtime.spawn(accept(listener, tls, shared.clone()));
+        Self { address, scheme, shared, runtime: Some(runtime) }
     }
 
     /// What stands before `/chat/completions`.
     pub fn url(&self) -> String {
-        format!("http://{}/v1", self.address)
+        format!("{}://{}/v1", self.scheme, self.address)
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
     }
 
     pub fn follow(&self, conduct: Conduct) {
@@ -101,6 +126,11 @@ impl OpenAiServer {
     pub fn last_key(&self) -> String {
         lock(&self.shared.last_key).clone()
     }
+
+    /// HTTP's version in the last request.
+    pub fn last_version(&self) -> Version {
+        *lock(&self.shared.last_version)
+    }
 }
 
 impl Drop for OpenAiServer {
@@ -115,23 +145,39 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, shared: Arc<Shared>) {
     let listener = tokio::net::TcpListener::from_std(listener).expect("the runtime takes the listener");
     while let Ok((stream, _)) = listener.accept().await {
         shared.connections.fetch_add(1, Relaxed);
-        let shared = shared.clone();
-        let service = service_fn(move |request| {
-            let shared = shared.clone();
-            async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+        let (shared, tls) = (shared.clone(), tls.clone());
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(async move {
+            match tls {
+                None => converse(stream, shared).await,
+                // Who does not believe the certificate is no client.
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        converse(stream, shared).await;
+                    }
+                }
+            }
         });
-        // A client that goes away is no event.
-        tokio::spawn(async move { http1::Builder::new().serve_connection(TokioIo::new(stream), service).await });
     }
+}
+
+async fn converse(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, shared: Arc<Shared>) {
+    let service = service_fn(move |request| {
+        let shared = shared.clone();
+        async move { Ok::<_, Infallible>(answer(&shared, request).await) }
+    });
+    // A client that goes away is no event.
+    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
 }
 
 async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     let key = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
     *lock(&shared.last_key) = key.into();
+    *lock(&shared.last_version) = request.version();
     if request.uri().path() == "/v1/models" {
         return whole(200, "application/json", json!({"data": [{"id": "upstream"}]}).to_string().into());
     }
@@ -143,6 +189,13 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
     let conduct = lock(&shared.conduct).clone();
     match conduct {
         Conduct::Answers(status, kind, body) => whole(status, kind, body),
+        Conduct::Refuses(status, after) => {
+            let mut response =
+                whole(status, "application/json", Bytes::from_static(br#"{"error":{"message":"full"}}"#));
+            let after = header::HeaderValue::try_from(after).expect("tests give values of headers");
+            response.headers_mut().insert(header::RETRY_AFTER, after);
+            response
+        }
         Conduct::Says(bytes) => streamed(stream::iter([Ok(bytes)])),
         Conduct::Repeats(bytes) => streamed(stream::repeat_with(move || Ok(bytes.clone())).then(|item| async {
             tokio::time::sleep(Duration::from_millis(1)).await;

@@ -11,15 +11,7 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     task::JoinHandle,
 };
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        RootCertStore, ServerConfig,
-        crypto::aws_lc_rs,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-        server::WebPkiClientVerifier,
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
 use crate::certificates::Signed;
 
@@ -33,21 +25,7 @@ pub struct SyslogReceiver {
 impl SyslogReceiver {
     /// One at `address` with this certificate; with `clients`, only those this authority signed may connect.
     pub fn start(address: SocketAddr, own: &Signed, clients: Option<&Path>) -> Self {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-        let builder = builder.expect("the library knows its own versions");
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(authority) => {
-                let mut roots = RootCertStore::empty();
-                certificates(authority).into_iter().for_each(|c| roots.add(c).expect("it is an authority's"));
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build();
-                builder.with_client_cert_verifier(verifier.expect("there is an authority"))
-            }
-        };
-        let key = PrivateKeyDer::from_pem_file(&own.key).expect("the test's key is one");
-        let config = builder.with_single_cert(certificates(&own.certificate), key).expect("key and certificate fit");
-        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let acceptor = TlsAcceptor::from(Arc::new(own.server(clients)));
         let socket = TcpSocket::new_v4().expect("the system gives sockets");
         // Where another was a moment ago.
         socket.set_reuseaddr(true).expect("sockets have options");
@@ -73,11 +51,6 @@ impl Drop for SyslogReceiver {
     fn drop(&mut self) {
         self.accepting.abort();
     }
-}
-
-fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
-    let all = CertificateDer::pem_file_iter(path).expect("the test's certificate is there");
-    all.map(|certificate| certificate.expect("the test's certificate is one")).collect()
 }
 
 async fn accept(listener: TcpListener, acceptor: TlsAcceptor, messages: Arc<Mutex<Vec<String>>>) {

@@ -1,5 +1,10 @@
 //! Servers of OpenAI's API as nodes: what they are asked, what is made of their answers, and what they may not do.
 
+#[path = "upstreams/rest.rs"]
+mod rest;
+#[path = "upstreams/tls.rs"]
+mod tls;
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -1,17 +1,20 @@
 //! Where audit lines are sent, and whom to believe there.
 
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, sync::Arc};
 
 use anyhow::Context;
 use rustls::{
-    ClientConfig, RootCertStore,
+    ClientConfig,
     crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+    pki_types::{PrivateKeyDer, ServerName, pem::PemObject},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::config;
+use crate::{
+    config,
+    trust::{authorities, certificates},
+};
 
 /// A syslog receiver that speaks TLS.
 pub struct Receiver {
@@ -29,13 +32,9 @@ impl fmt::Display for Receiver {
 impl Receiver {
     /// Reads certificates; nothing is connected.
     pub fn new(config: &config::Syslog) -> anyhow::Result<Self> {
-        let mut roots = RootCertStore::empty();
-        for certificate in certificates(&config.ca_file)? {
-            roots.add(certificate).with_context(|| config.ca_file.display().to_string())?;
-        }
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots);
+            .with_root_certificates(authorities(&config.ca_file)?);
         let tls = match (&config.certificate_file, &config.key_file) {
             (Some(certificate), Some(key)) => {
                 let secret = PrivateKeyDer::from_pem_file(key).with_context(|| format!("the key {}", key.display()))?;
@@ -53,13 +52,4 @@ impl Receiver {
         let stream = TcpStream::connect(&self.address).await?;
         self.tls.connect(self.name.clone(), stream).await
     }
-}
-
-/// The certificates of a PEM file, one at least.
-fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
-    let named = || format!("the certificates {}", path.display());
-    let all = CertificateDer::pem_file_iter(path).with_context(named)?.collect::<Result<Vec<_>, _>>();
-    let all = all.with_context(named)?;
-    anyhow::ensure!(!all.is_empty(), "{} hold none", named());
-    Ok(all)
 }

@@ -227,12 +227,12 @@ impl Config {
 /// Refuses nodes that cannot be told apart or reached.
 fn check_nodes(nodes: &[Node]) -> Result<(), ConfigError> {
     for (i, node) in nodes.iter().enumerate() {
-        let refuse = |message| Err(ConfigError::Invalid { key: format!("node[{i}].address"), message });
-        if let Err(message) = node.check_address() {
-            return refuse(message);
+        let refuse = |key, message| Err(ConfigError::Invalid { key: format!("node[{i}].{key}"), message });
+        if let Err((key, message)) = node.check() {
+            return refuse(key, message);
         }
         if nodes[..i].iter().any(|other| other.name() == node.name()) {
-            return refuse(format!("two nodes are called '{}'", node.name()));
+            return refuse("address", format!("two nodes are called '{}'", node.name()));
         }
     }
     Ok(())
@@ -267,8 +267,11 @@ mod tests {
             ("[[node]]\naddress = 'a'", "node[0].address"),
             ("[[node]]\naddress = ':1'", "node[0].address"),
             ("[[node]]\naddress = 'a:1'\n[[node]]\naddress = 'a:1'", "node[1].address"),
+            ("[[node]]\naddress = 'a:1'\npath.dscp = 64", "node[0].path.dscp"),
+            ("[[node]]\naddress = 'https://a'\nkind = 'openai'\nca_file = '/nowhere'", "node[0].ca_file"),
             ("node = []", "node"),
             ("[retrieval]\nurl = 'a:1'", "retrieval.url"),
+            ("[retrieval]\nurl = 'http://a:1'\nca_file = 'ca.pem'", "retrieval.ca_file"),
             ("[fleet]\ndns = ['nodes']", "fleet.dns"),
             ("[fleet]\nload_factor = 0.5", "fleet.load_factor"),
             ("[fleet]\nbreaker_max_ms = 1", "fleet.breaker_max_ms"),

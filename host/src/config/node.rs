@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use crate::{error::Error, fleet::Path, upstream::Continue};
+use crate::{error::Error, fleet::Path, trust::authorities, upstream::Continue};
 
 /// What a node speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
@@ -29,6 +29,8 @@ pub struct Node {
     pub kind: Kind,
     /// A file with the key for an `openai` node, read again for every request.
     pub api_key_file: Option<PathBuf>,
+    /// The authorities whose certificates an `openai` node may have, PEM, instead of the public ones.
+    pub ca_file: Option<PathBuf>,
     /// Models of an `openai` node, as `name` or `name=what the server calls it`; by default those it lists.
     #[serde(default)]
     pub models: Vec<String>,
@@ -85,9 +87,23 @@ impl Node {
         Ok(Some(text.trim().to_string()))
     }
 
-    pub(super) fn check_address(&self) -> Result<(), String> {
+    /// Refuses what cannot be used; the error is the key and what is wrong with it.
+    pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
+        self.path.check().map_err(|message| ("path.dscp", message))?;
+        self.check_address().map_err(|message| ("address", message))?;
+        self.check_trust().map_err(|message| ("ca_file", message))
+    }
+
+    fn check_trust(&self) -> Result<(), String> {
+        let Some(path) = &self.ca_file else { return Ok(()) };
+        if self.kind != Kind::OpenAi || !self.address.starts_with("https://") {
+            return Err("is for nodes whose address begins with https://".into());
+        }
+        authorities(path).map(drop).map_err(|error| format!("{error:#}"))
+    }
+
+    fn check_address(&self) -> Result<(), String> {
         let address = &self.address;
-        self.path.check()?;
         match self.kind {
             Kind::OpenAi => {
                 let url: http::Uri = address.parse().map_err(|e| format!("'{address}' is no URL: {e}"))?;
@@ -119,6 +135,20 @@ mod tests {
         let node = Node { models: vec!["chat = org/Chat-7B".into(), "plain".into()], ..Node::at("http://a/v1") };
         assert_eq!(node.model_names().collect::<Vec<_>>(), ["chat", "plain"]);
         assert_eq!([node.upstream_name("chat"), node.upstream_name("plain")], ["org/Chat-7B", "plain"]);
+    }
+
+    #[test]
+    fn authorities_are_for_https_and_must_be_there() {
+        let check = |address: &str, kind| {
+            let ca_file = Some("/nowhere/ca.pem".into());
+            Node { kind, ca_file, ..Node::at(address) }.check().unwrap_err()
+        };
+        for (address, kind) in [("http://a/v1", Kind::OpenAi), ("a:7433", Kind::Littoral)] {
+            let (key, message) = check(address, kind);
+            assert!(key == "ca_file" && message.contains("https://"), "{key}: {message}");
+        }
+        let (key, message) = check("https://a/v1", Kind::OpenAi);
+        assert!(key == "ca_file" && message.contains("/nowhere/ca.pem"), "{key}: {message}");
     }
 
     #[test]

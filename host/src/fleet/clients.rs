@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -15,11 +16,13 @@ use crate::{config, error::Error, upstream::Http};
 /// Clients of one worker, by node name. Connections stay on the thread that made them.
 pub struct Clients {
     grpc: Mutex<HashMap<String, Client>>,
-    /// Connections are kept by the path they take.
-    http: Mutex<Vec<(Path, Http)>>,
+    /// Connections are kept by the way they take and by whose certificates are believed there.
+    http: Mutex<Vec<(Way, Http)>>,
     config: config::Fleet,
     workers: usize,
 }
+
+type Way = (Path, Option<PathBuf>);
 
 struct Client {
     /// Whose it is: a node of the same name at another address is another node.
@@ -30,19 +33,27 @@ struct Client {
 impl Clients {
     /// The clients of one of so many workers.
     pub fn new(config: &config::Fleet, workers: usize) -> anyhow::Result<Self> {
-        let http = Mutex::new(vec![(Path::default(), Http::new(config, workers, Path::default())?)]);
+        let plain = Http::new(config, workers, &config::Node::default())?;
+        let http = Mutex::new(vec![(Way::default(), plain)]);
         Ok(Self { grpc: Mutex::default(), http, config: config.clone(), workers })
     }
 
-    /// The connections to nodes that speak HTTP.
-    pub fn http(&self, path: Path) -> Result<Http, Error> {
+    /// The connections to a node that speaks HTTP, shared with those that are reached and believed alike.
+    pub fn http(&self, node: &config::Node) -> Result<Http, Error> {
         let mut known = self.http.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, http)) = known.iter().find(|(other, _)| *other == path) {
+        if let Some((_, http)) = known.iter().find(|((path, ca), _)| *path == node.path && *ca == node.ca_file) {
             return Ok(http.clone());
         }
-        let made = Http::new(&self.config, self.workers, path);
-        let http = made.map_err(|e| Error::NoNode(format!("no connection to the upstream can be made: {e}")))?;
-        known.push((path, http.clone()));
+        let made = Http::new(&self.config, self.workers, node);
+        let http = made.map_err(|error| {
+            tracing::warn!(
+                node = node.name(),
+                error = format!("{error:#}"),
+                "no connection to the upstream can be made"
+            );
+            Error::NoNode("no connection to the upstream can be made".into())
+        })?;
+        known.push(((node.path, node.ca_file.clone()), http.clone()));
         Ok(http)
     }
 

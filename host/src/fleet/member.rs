@@ -42,6 +42,8 @@ pub struct Member {
     closed_from: AtomicU64,
     back: AtomicU64,
     ramp_ms: u64,
+    /// Until when it asked to be left alone, Unix milliseconds.
+    rests_until: AtomicU64,
     succeeded: AtomicU32,
     failed: AtomicU32,
     /// Places for streams of an HTTP node.
@@ -68,6 +70,7 @@ impl Member {
             closed_from: AtomicU64::new(0),
             back: AtomicU64::new(0),
             ramp_ms: rules.ramp_ms,
+            rests_until: AtomicU64::new(0),
             succeeded: AtomicU32::new(0),
             failed: AtomicU32::new(0),
             present: AtomicBool::new(true),
@@ -85,7 +88,18 @@ impl Member {
 
     /// Whether a request may be sent there, as far as a look-up can tell.
     pub fn admits(&self, now_ms: u64) -> bool {
-        self.published().admits(now_ms)
+        self.published().admits(now_ms) && self.rests(now_ms).is_none()
+    }
+
+    /// The node said when to come back: it is left alone for so many seconds, or longer if it said so before.
+    pub fn rest(&self, now_ms: u64, seconds: u32) {
+        self.rests_until.fetch_max(now_ms + u64::from(seconds) * 1000, Relaxed);
+    }
+
+    /// Seconds for which it is to be left alone yet, at least 1; none when it may be asked.
+    pub fn rests(&self, now_ms: u64) -> Option<u32> {
+        let left = self.rests_until.load(Relaxed).saturating_sub(now_ms);
+        (left > 0).then(|| left.div_ceil(1000) as u32)
     }
 
     /// What a choice needs to know.
@@ -100,6 +114,7 @@ impl Member {
             speed: f32::from_bits(self.speed.load(Relaxed)),
             network_ms: f32::from_bits(self.network_ms.load(Relaxed)),
             share: self.published().share(now_ms),
+            rest_s: self.rests(now_ms).unwrap_or(0),
         }
     }
 
@@ -113,8 +128,11 @@ impl Member {
         self.slots.load(Relaxed)
     }
 
-    /// Takes a place for a request; none while the breaker is open.
+    /// Takes a place for a request; none while the breaker is open, or the node is to be left alone.
     pub fn enter(self: &Arc<Self>, now_ms: u64) -> Option<Lease> {
+        if self.rests(now_ms).is_some() {
+            return None;
+        }
         self.stand(|standing| standing.admit(now_ms)).then(|| self.lease())
     }
 

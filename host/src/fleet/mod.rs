@@ -359,6 +359,21 @@ mod tests {
     }
 
     #[test]
+    fn a_node_that_asked_to_be_left_alone_is_and_the_soonest_is_known() {
+        let fleet = fleet(&["a", "b"]);
+        (0..2).for_each(|i| report(&fleet, i, Some(serving("m"))));
+        let (a, b) = (fleet.member("a").unwrap(), fleet.member("b").unwrap());
+        let now = now_ms();
+        a.rest(now, 30);
+        a.rest(now, 5);
+        assert_eq!((a.rests(now), a.rests(now + 29_001), a.rests(now + 30_000)), (Some(30), Some(1), None));
+        assert!(a.enter(now).is_none() && a.enter(now + 30_000).is_some());
+        assert_eq!((names(&fleet, "s"), fleet.shed("m")), (vec!["b".to_string()], None));
+        b.rest(now, 9);
+        assert!(fleet.shed("m").is_some_and(|seconds| (8..=9).contains(&seconds)));
+    }
+
+    #[test]
     fn nodes_come_and_go_and_those_that_stay_are_known() {
         let fleet = fleet(&["a", "b"]);
         (0..2).for_each(|i| report(&fleet, i, Some(serving("m"))));

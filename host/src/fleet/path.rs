@@ -39,7 +39,7 @@ impl Path {
     /// Whether the values can be used at all.
     pub fn check(&self) -> Result<(), String> {
         match self.dscp {
-            Some(64..) => Err("path.dscp must be 0..63".into()),
+            Some(64..) => Err("must be 0..63".into()),
             _ => Ok(()),
         }
     }

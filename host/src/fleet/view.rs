@@ -6,6 +6,7 @@ use littoral_core::Model;
 use serde::Serialize;
 
 use super::{Known, Member};
+use crate::plan::now_ms;
 
 /// An immutable picture of the fleet. What changes with every request is in the members.
 #[derive(Default)]
@@ -39,6 +40,8 @@ pub struct NodeStatus {
     pub slots: u32,
     /// Left alone after failures.
     pub ejected: bool,
+    /// Seconds for which it asked to be left alone yet.
+    pub rests_s: u32,
     pub rtt_ms: f32,
     pub loss: f32,
 }
@@ -98,6 +101,7 @@ impl View {
 
     /// The nodes as they are now, for people to read.
     pub fn statuses(&self) -> Vec<NodeStatus> {
+        let now = now_ms();
         let status = |node: &Node| {
             let (rtt_ms, loss) = node.member.network();
             NodeStatus {
@@ -109,6 +113,7 @@ impl View {
                 busy: node.member.busy(),
                 slots: node.member.slots(),
                 ejected: node.member.is_open(),
+                rests_s: node.member.rests(now).unwrap_or(0),
                 rtt_ms,
                 loss,
             }

@@ -96,28 +96,37 @@ impl Fleet {
             }
         };
         let mut misses = 0;
+        // Why it gave no answer, as the log has it.
+        let mut told = String::new();
         loop {
             let asked = Instant::now();
-            match timeout(PATIENCE, probe.look(&member)).await {
-                Ok(Ok((info, rtt))) => {
+            let looked = timeout(PATIENCE, probe.look(&member)).await.unwrap_or(Err(Error::Deadline));
+            let why = looked.as_ref().err().map(ToString::to_string).unwrap_or_default();
+            if told != why {
+                if !why.is_empty() {
+                    tracing::warn!(node = member.name(), why, "the node does not say what it serves");
+                }
+                told = why;
+            }
+            match looked {
+                Ok((info, rtt)) => {
                     misses = 0;
                     member.answered(now_ms(), rtt.as_secs_f32() * 1000.0);
                     self.report(&member, Some(info));
                 }
-                Ok(Err(error)) if error.code() == code::UNAVAILABLE => {
-                    member.lost(now_ms());
-                    self.report(&member, None);
-                }
-                Ok(Err(_)) | Err(_) => {
+                // It is there, and what it serves is what it served.
+                Err(Error::Busy { .. }) => misses = 0,
+                Err(error) => {
                     member.lost(now_ms());
                     misses += 1;
-                    if misses >= MISSES {
+                    if misses >= MISSES || error.code() == code::UNAVAILABLE {
                         self.report(&member, None);
                     }
                 }
             }
-            let every = probe.every();
-            sleep(every.saturating_sub(asked.elapsed()).max(every / 2)).await;
+            let every = probe.every().saturating_sub(asked.elapsed()).max(probe.every() / 2);
+            let rest = Duration::from_secs(member.rests(now_ms()).unwrap_or(0).into());
+            sleep(every.max(rest)).await;
         }
     }
 }
@@ -135,7 +144,7 @@ impl Probe {
                 let (node, health) = clients::connect_watcher(&member.node)?;
                 Self::Grpc(node, health)
             }
-            Kind::OpenAi => Self::Http(Http::new(config, 1, member.node.path)?),
+            Kind::OpenAi => Self::Http(Http::new(config, 1, &member.node)?),
         })
     }
 
@@ -162,7 +171,7 @@ impl Probe {
                 Ok((info, rtt))
             }
             Self::Http(http) => {
-                let listed = models(http, &member.node).await?;
+                let listed = models(http, member).await?;
                 let rtt = asked.elapsed();
                 let named: Vec<String> = member.node.model_names().map(String::from).collect();
                 let model = |name: String| v1::Model {

@@ -28,6 +28,9 @@ use crate::{
 /// Nodes the fleet is asked for when those of the plan are used up.
 const MORE: usize = 3;
 
+/// What is said when no node has room.
+pub const EVERY_NODE: &str = "every node is busy";
+
 /// What a node is asked, without what changes from one to the next.
 #[derive(Debug, Clone)]
 pub struct Ask {
@@ -84,7 +87,7 @@ impl Origin {
 
 impl Dispatch {
     /// Has the request begun, or continued `from` where another node left it. When it cannot be, the error is the last
-    /// node's.
+    /// node's, or says when the first of them may be asked again.
     pub async fn open(&mut self, from: &Origin) -> Result<Opened, Error> {
         let mut last = None;
         loop {
@@ -106,7 +109,13 @@ impl Dispatch {
                 Err(error) => return Err(error),
             }
         }
-        Err(last.unwrap_or_else(|| Error::NoNode("no node can take the request; please try again".into())))
+        Err(match last {
+            Some(error) if !matches!(error, Error::Busy { .. }) => error,
+            full => match self.fleet.shed(&self.ask.model) {
+                Some(seconds) => Error::busy(EVERY_NODE, seconds),
+                None => full.unwrap_or_else(|| Error::NoNode("no node can take the request; please try again".into())),
+            },
+        })
     }
 
     /// The next node to ask, if one is left; a retry is paid for.
@@ -121,7 +130,7 @@ impl Dispatch {
                 tracing::debug!(node = candidate.node, "the plan names a node that is not there");
                 continue;
             };
-            if !from.suits(&member.node) {
+            if !from.suits(&member.node) || member.rests(now_ms()).is_some() {
                 self.asked.push(candidate.node);
                 continue;
             }
@@ -179,7 +188,7 @@ impl Dispatch {
                     seed: from.seed.or(ask.seed).unwrap_or_default(),
                     said: from.said.clone(),
                 };
-                Either::Right((self.nodes.http(lease.member().node.path), lease.member().clone(), call))
+                Either::Right((self.nodes.http(&lease.member().node), lease.member().clone(), call))
             }
         };
         let request = GenerateRequest {

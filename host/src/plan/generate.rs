@@ -25,7 +25,7 @@ use super::{
     body::{Flow, KEEP_ALIVE_EVERY},
     cache::{AnswerCache, Found, LookUp},
     deadline,
-    dispatch::{Ask, Dispatch},
+    dispatch::{Ask, Dispatch, EVERY_NODE},
     events::Events,
     generation::Generation,
     now_ms,
@@ -243,7 +243,7 @@ impl Job {
         }
         if let Some(seconds) = dispatch.fleet.shed(&dispatch.ask.model) {
             dispatch.metrics.shed.increment(1);
-            return Err(Error::Shed(seconds.to_string()));
+            return Err(Error::busy(EVERY_NODE, seconds));
         }
         dispatch.fleet.deposit();
         let opened = dispatch.open(&progress.origin()).await?;

@@ -152,7 +152,7 @@ impl Generation {
                         metrics.lost.increment(1);
                         // That there is nobody else says less than why there is need of one.
                         let why = std::mem::replace(why, Error::Deadline);
-                        let error = if matches!(error, Error::NoNode(_)) { why } else { error };
+                        let error = if matches!(error, Error::NoNode(_) | Error::Busy { .. }) { why } else { error };
                         Poll::Ready(Some(self.fail(&error)))
                     }
                 }

@@ -19,7 +19,7 @@ use crate::{
     config::Node,
     error::Error,
     telemetry::Entry,
-    upstream::{Http, document},
+    upstream::{Http, document, rest},
 };
 
 impl Executor {
@@ -37,12 +37,8 @@ impl Executor {
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
         let mut head = HeaderMap::with_capacity(4);
         let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
-        let ask = Ask {
-            http: self.nodes.http(upstream.path)?,
-            upstream,
-            request: plan.request.into(),
-            id: arrival.id.clone(),
-        };
+        let ask =
+            Ask { http: self.nodes.http(&upstream)?, upstream, request: plan.request.into(), id: arrival.id.clone() };
         let finding = async {
             match found {
                 Found::Kept(answer) => text(answer.events.iter().cloned()),
@@ -91,6 +87,9 @@ impl Ask {
     async fn send(self) -> Result<String, Error> {
         let response = self.http.send(&self.upstream, "", Some(self.request), &self.id).await?;
         let status = response.status();
+        if let Some(seconds) = rest::asked(status, response.headers()) {
+            return Err(Error::busy("the knowledge upstream is full", seconds));
+        }
         let whole = document(response.into_body()).await?;
         if status != StatusCode::OK {
             return Err(refused(status, &whole));

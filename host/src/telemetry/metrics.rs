@@ -51,6 +51,7 @@ pub struct Metrics {
     pub cache_answers: Gauge,
     pub nodes_ready: Gauge,
     pub nodes_ejected: Gauge,
+    pub nodes_resting: Gauge,
     pub retries: Counter,
     pub retries_refused: Counter,
     pub hedges: Counter,
@@ -100,6 +101,7 @@ impl Metrics {
             cache_answers: make.gauge("littoral_cache_answers"),
             nodes_ready: make.gauge("littoral_nodes_ready"),
             nodes_ejected: make.gauge("littoral_nodes_ejected"),
+            nodes_resting: make.gauge("littoral_nodes_resting"),
             retries: make.counter("littoral_retries_total", vec![Label::new("outcome", "made")]),
             retries_refused: make.counter("littoral_retries_total", vec![Label::new("outcome", "over_budget")]),
             hedges: make.counter("littoral_hedges_total", vec![]),
@@ -233,6 +235,7 @@ fn describe(recorder: &PrometheusRecorder) {
         ("littoral_nodes_ready", "Nodes that take requests"),
         ("littoral_store_left_alone", "1 while the store is left alone after failures"),
         ("littoral_nodes_ejected", "Ready nodes that are left alone after failures"),
+        ("littoral_nodes_resting", "Ready nodes that asked to be left alone for a while"),
     ];
     for (name, text) in gauges {
         recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());

@@ -18,12 +18,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
     Http,
-    client::document,
+    client::{FULL, document},
     request::{self, Continue},
+    rest,
     sse::Parser,
     translate::{Broken, Translator, started},
 };
-use crate::{config::Node, error::Error, fleet::Member, telemetry::Metrics};
+use crate::{error::Error, fleet::Member, plan::now_ms, telemetry::Metrics};
 
 /// What an upstream is asked.
 pub struct Call {
@@ -55,6 +56,10 @@ impl HttpWire {
         let place = member.streams().acquire_owned().await;
         metrics.pool_wait(asked.elapsed());
         let place = place.map_err(|_| Error::NoNode("the upstream has been removed".into()))?;
+        // While this one waited, another may have been told to come back later.
+        if let Some(seconds) = member.rests(now_ms()) {
+            return Err(Error::busy(FULL, seconds));
+        }
         let said = (!call.said.is_empty()).then_some((call.said.as_str(), node.resume));
         if said.is_some_and(|(_, how)| how == Continue::None) {
             return Err(Error::NoNode("the upstream cannot continue an answer".into()));
@@ -63,7 +68,7 @@ impl HttpWire {
             .ok_or_else(|| Error::Plan("its request is no chat request".into()))?;
         let response = http.send(node, "/chat/completions", Some(body.into()), &call.request_id).await?;
         if response.status() != StatusCode::OK {
-            return Err(refused(node, response).await);
+            return Err(refused(&member, response).await);
         }
         let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let mut wire = Self {
@@ -171,19 +176,24 @@ fn broken(broken: Broken) -> Error {
 }
 
 /// A refusal as an error of ours: what is about the request keeps its message, what is about the server does not.
-async fn refused(node: &Node, response: Response<Incoming>) -> Error {
+async fn refused(member: &Member, response: Response<Incoming>) -> Error {
     let status = response.status();
+    let rest = rest::asked(status, response.headers());
     let document = document(response.into_body()).await.unwrap_or_default();
     let said = serde_json::from_slice::<serde_json::Value>(&document).ok();
     let message = said.as_ref().and_then(|said| said.pointer("/error/message").or(said.get("message"))?.as_str());
     let message: String = message.unwrap_or("the upstream refused the request").chars().take(300).collect();
-    tracing::info!(node = node.name(), status = status.as_u16(), message, "an upstream refused a request");
+    tracing::info!(node = member.name(), status = status.as_u16(), message, rest, "an upstream refused a request");
+    if let Some(seconds) = rest {
+        member.rest(now_ms(), seconds);
+        return Error::busy(FULL, seconds);
+    }
     let error =
         |code: &str, message: String, retryable| Error::Node(v1::Error { code: code.into(), message, retryable });
     match status.as_u16() {
         400 | 413 | 422 => error(code::INVALID_REQUEST, message, false),
         404 => error(code::MODEL_NOT_FOUND, message, true),
-        429 => error(code::OVERLOADED, "the upstream is full; please try again".into(), true),
+        429 => error(code::OVERLOADED, format!("{FULL}; please try again"), true),
         _ => error(code::UNAVAILABLE, "the upstream failed; please try again".into(), true),
     }
 }

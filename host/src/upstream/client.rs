@@ -1,40 +1,52 @@
 //! A worker's HTTP connections to upstreams: kept alive and bounded in number, with TLS and HTTP/2 where spoken.
 
-use std::time::Duration;
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
-    client::legacy::Client,
+    client::legacy::{self, Client},
     rt::{TokioExecutor, TokioTimer},
 };
+use rustls::{CertificateError, ClientConfig, crypto::aws_lc_rs};
 use serde::Deserialize;
 
+use super::{handshake::Handshake, rest};
 use crate::{
     config::{self, Node},
     error::Error,
-    fleet::{Connector, Path},
+    fleet::{Connector, Member},
+    plan::now_ms,
+    trust::authorities,
 };
 
+/// What is said of an upstream that refuses because it has enough to do.
+pub const FULL: &str = "the upstream is full";
 /// The largest document that is read whole, bytes.
 const MAX_DOCUMENT: usize = 1 << 20;
 
 /// The connections of one worker, or of the watchers. Must be used inside the runtime that drives them.
 #[derive(Clone)]
-pub struct Http(Client<HttpsConnector<Connector>, Full<Bytes>>);
+pub struct Http(Client<Handshake, Full<Bytes>>);
 
 impl Http {
-    /// `shares` workers keep the configured number of connections together.
-    pub fn new(config: &config::Fleet, shares: usize, path: Path) -> anyhow::Result<Self> {
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_webpki_roots(rustls::crypto::aws_lc_rs::default_provider())?
-            .https_or_http()
-            .enable_http1()
-            .enable_http2()
-            .wrap_connector(Connector(path));
+    /// Connections to `node`, and to all that are reached and believed as it is. `shares` workers keep the configured
+    /// number of them together.
+    pub fn new(config: &config::Fleet, shares: usize, node: &Node) -> anyhow::Result<Self> {
+        let (builder, provider) = (HttpsConnectorBuilder::new(), aws_lc_rs::default_provider());
+        let builder = match &node.ca_file {
+            None => builder.with_provider_and_webpki_roots(provider)?,
+            Some(path) => {
+                let tls =
+                    ClientConfig::builder_with_provider(Arc::new(provider)).with_safe_default_protocol_versions()?;
+                builder.with_tls_config(tls.with_root_certificates(authorities(path)?).with_no_client_auth())
+            }
+        };
+        let builder = builder.https_or_http().enable_http1().enable_http2();
+        let connector = Handshake(builder.wrap_connector(Connector(node.path)));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_millis(config.pool_keep_alive_ms))
@@ -70,8 +82,28 @@ impl Http {
         let request = request.map_err(|e| Error::NoNode(format!("the upstream's address cannot be used: {e}")))?;
         self.0.request(request).await.map_err(|error| {
             tracing::debug!(node = node.name(), %error, detail = ?error, "an upstream cannot be reached");
-            Error::NoNode("the upstream cannot be reached, or was lost; please try again".into())
+            Error::NoNode(unreachable(&error))
         })
+    }
+}
+
+/// What the client is told of a connection that came to nothing: more than that only where no later try can help.
+fn unreachable(error: &legacy::Error) -> String {
+    match certificate(error) {
+        Some(why) => format!("the upstream's certificate is not believed ({why}); see its ca_file"),
+        None => "the upstream cannot be reached, or was lost; please try again".into(),
+    }
+}
+
+/// What is wrong with the server's certificate, if that is what broke the connection.
+fn certificate<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
+    if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
+        return Some(why);
+    }
+    // An `io::Error` does not name what it holds among its sources.
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(held) => certificate(held),
+        None => certificate(error.source()?),
     }
 }
 
@@ -82,7 +114,7 @@ pub async fn document(body: Incoming) -> Result<Bytes, Error> {
 }
 
 /// The models an upstream says it serves.
-pub async fn models(http: &Http, node: &Node) -> Result<Vec<String>, Error> {
+pub async fn models(http: &Http, member: &Member) -> Result<Vec<String>, Error> {
     #[derive(Deserialize)]
     struct Models {
         data: Vec<Model>,
@@ -91,8 +123,12 @@ pub async fn models(http: &Http, node: &Node) -> Result<Vec<String>, Error> {
     struct Model {
         id: String,
     }
-    let response = http.send(node, "/models", None, "").await?;
+    let response = http.send(&member.node, "/models", None, "").await?;
     let status = response.status();
+    if let Some(seconds) = rest::asked(status, response.headers()) {
+        member.rest(now_ms(), seconds);
+        return Err(Error::busy(FULL, seconds));
+    }
     let document = document(response.into_body()).await?;
     if !status.is_success() {
         return Err(Error::NoNode(format!("the upstream answers /models with status {status}")));

@@ -1,13 +1,16 @@
-//! `cargo xtask bench edge | access | engine | serving | device`: what the product costs on this machine, beside something to compare
-//! it with.
+//! `cargo xtask bench edge | access | cache | fleet | engine | serving | device`: what the product costs on this machine,
+//! beside something to compare it with.
 //!
 //! Figures mean something only beside others of the same run: rounds alternate between what is compared, every figure is
 //! a median over rounds, and the report says how much of the machine others used meanwhile.
 
 mod access;
+mod cache;
 mod device;
 mod edge;
+mod edge_process;
 mod engine;
+mod fleet;
 mod machine;
 mod node;
 mod serving;
@@ -23,6 +26,10 @@ pub enum Bench {
     Edge(edge::Options),
     /// Who may enter: keys, tokens, limits in memory and in Redis, the audit log
     Access(access::Options),
+    /// What users wait with the cache and without, and generations that many share
+    Cache(cache::Options),
+    /// Four nodes: policies beside one another, sessions that move, nodes that are killed
+    Fleet(fleet::Options),
     /// The engine beside llama.cpp: prefill, decode, share of the memory bandwidth
     Engine(engine::Options),
     /// A node for many: turns, fairness, long prompts, batches, drafts
@@ -35,6 +42,8 @@ pub fn bench(ui: &Ui, bench: Bench) -> Result<()> {
     match bench {
         Bench::Edge(options) => edge::bench(ui, &options),
         Bench::Access(options) => access::bench(ui, &options),
+        Bench::Cache(options) => cache::bench(ui, &options),
+        Bench::Fleet(options) => fleet::bench(ui, &options),
         Bench::Engine(options) => engine::bench(ui, &options),
         Bench::Serving(options) => serving::bench(ui, &options),
         Bench::Device(options) => device::bench(ui, &options),

@@ -114,6 +114,11 @@ impl Child {
                 thread::sleep(Duration::from_millis(20));
             }
         }
+        self.kill();
+    }
+
+    /// Ends it without a word (SIGKILL).
+    pub fn kill(&mut self) {
         if self.died().is_none() {
             let _ = self.process.kill();
             let _ = self.process.wait();

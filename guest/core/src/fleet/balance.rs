@@ -38,11 +38,13 @@ pub struct Load {
     pub network_ms: f32,
     /// Share of its traffic it may get, 0..=1: less than 1 while it comes back from a failure.
     pub share: f32,
+    /// Seconds for which it asked to be left alone yet; 0: it did not.
+    pub rest_s: u32,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        Self { hash: 0, busy: 0, slots: 0, headroom: 1.0, speed: 0.0, network_ms: 0.0, share: 1.0 }
+        Self { hash: 0, busy: 0, slots: 0, headroom: 1.0, speed: 0.0, network_ms: 0.0, share: 1.0, rest_s: 0 }
     }
 }
 
