@@ -38,8 +38,8 @@ impl Knowledge for Facts {
         (name == MODEL).then(|| Model { name: name.into(), revision: "r1".into(), context_length: 2048, created: 1 })
     }
 
-    fn candidates(&self, _: &str, _: &str, _: &str, _: u32) -> Vec<Candidate> {
-        vec![Candidate { node: "n1".into(), reason: "home".into() }]
+    fn candidates(&self, model: &str, _: &str, _: &str, _: u32) -> Vec<Candidate> {
+        self.model(model).map(|_| Candidate { node: "n1".into(), reason: "home".into() }).into_iter().collect()
     }
 
     fn verify(&self, _: &str, _: &[u8], _: &[u8], _: &[u8]) -> bool {

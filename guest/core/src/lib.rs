@@ -36,7 +36,7 @@ pub trait Knowledge {
     fn peek(&self, kind: &str, key: &str) -> Option<Fact>;
     /// The model of this name, if any node of the fleet serves it.
     fn model(&self, name: &str) -> Option<Model>;
-    /// At most `k` nodes that serve `model`, best first.
+    /// At most `k` nodes that serve `model`, best first; none for a model that nobody serves.
     fn candidates(&self, model: &str, tenant: &str, session: &str, k: u32) -> Vec<Candidate>;
     /// Whether `signature` over `message` was made by the holder of `key`.
     fn verify(&self, algorithm: &str, key: &[u8], message: &[u8], signature: &[u8]) -> bool;

@@ -18,12 +18,26 @@ use super::{GuestConfig, limits::TICK};
 
 /// Address space of a policy's memory, of which it may use what the configuration allows: all that 32 bits can name, so
 /// that no access needs a check of its own.
-const POLICY_RESERVATION: u64 = 4 << 30;
+const RESERVATION: u64 = 4 << 30;
 
 /// An engine with epoch interruption and pooled, copy-on-write instances.
 ///
 /// `concurrent` turns on component-model concurrency, which filters need and synchronous policies are faster without.
 pub fn engine(config: &GuestConfig, concurrent: bool, instances: u32) -> anyhow::Result<Engine> {
+    let least = config.memory_bytes() as u64;
+    let make = |reservation| Engine::new(&settings(config, concurrent, instances, reservation));
+    let engine = if concurrent {
+        make(least)
+    } else {
+        make(RESERVATION).or_else(|error| {
+            tracing::warn!(%error, "address space is short here: each memory access of a guest is checked, which takes time");
+            make(least)
+        })
+    };
+    engine.map_err(|e| anyhow!(e).context("the WebAssembly engine cannot be set up"))
+}
+
+fn settings(config: &GuestConfig, concurrent: bool, instances: u32, reservation: u64) -> Config {
     let mut pool = PoolingAllocationConfig::default();
     // A composed component holds one core instance and one memory for each of its parts, and some for adapters.
     pool.total_component_instances(instances)
@@ -45,14 +59,14 @@ pub fn engine(config: &GuestConfig, concurrent: bool, instances: u32) -> anyhow:
         .wasm_component_model(true)
         .epoch_interruption(true)
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
-        .memory_reservation(if concurrent { config.memory_bytes() as u64 } else { POLICY_RESERVATION })
+        .memory_reservation(reservation)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(16));
     if concurrent {
         settings.wasm_component_model_async(true);
     } else {
         settings.concurrency_support(false);
     }
-    Engine::new(&settings).map_err(|e| anyhow!(e).context("the WebAssembly engine cannot be set up"))
+    settings
 }
 
 /// Advances the engine's epoch until nobody holds what `alive` points to.

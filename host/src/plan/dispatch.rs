@@ -22,7 +22,7 @@ use crate::{
     error::Error,
     fleet::{Clients, Fleet, Lease},
     telemetry::{Metrics, Tally},
-    upstream::{Continue, HttpWire, call::Call},
+    upstream::{Continue, HttpWire, Said, call::Call},
 };
 
 /// Nodes the fleet is asked for when those of the plan are used up.
@@ -70,7 +70,7 @@ pub struct Opened {
 pub struct Origin {
     pub tokens: Vec<Resume>,
     /// What was said by a server that tells no tokens.
-    pub said: String,
+    pub said: Said,
     pub seed: Option<u64>,
 }
 
@@ -78,8 +78,8 @@ impl Origin {
     /// Whether a node can go on from here.
     fn suits(&self, node: &Node) -> bool {
         match node.kind {
-            Kind::Littoral => self.said.is_empty(),
-            Kind::OpenAi if !self.said.is_empty() => node.resume != Continue::None,
+            Kind::Littoral => self.said.text.is_empty(),
+            Kind::OpenAi if !self.said.text.is_empty() => node.resume != Continue::None,
             Kind::OpenAi => self.tokens.is_empty(),
         }
     }

@@ -3,6 +3,7 @@
 use littoral_proto::v1::{Delta, Event, Resume, Usage, delta::Part, event::Kind};
 
 use super::dispatch::Origin;
+use crate::upstream::Said;
 
 /// Longer text is not held for a continuation, bytes.
 const MAX_SAID: usize = 1 << 20;
@@ -13,15 +14,13 @@ pub struct Progress {
     seed: Option<u64>,
     choices: Vec<Choice>,
     /// What was said in parts whose tokens are not known: nobody can go on after it by tokens.
-    said: Option<Said>,
+    said: Option<Told>,
 }
 
 /// What a server told without its tokens.
 #[derive(Debug, Default)]
-struct Said {
-    text: String,
-    /// Parts, which are tokens with most servers.
-    parts: u32,
+struct Told {
+    said: Said,
     /// It was not all plain text of one choice: nobody can go on after it at all.
     other: bool,
 }
@@ -67,11 +66,11 @@ impl Progress {
     fn delta(&mut self, delta: &Delta) -> Verdict {
         if delta.token_ids.is_empty() {
             if let Some(part) = &delta.part {
-                let said = self.said.get_or_insert_default();
+                let Told { said, other } = self.said.get_or_insert_default();
                 said.parts += 1;
                 match part {
                     Part::Text(text) if delta.choice == 0 && said.text.len() < MAX_SAID => said.text.push_str(text),
-                    _ => said.other = true,
+                    _ => *other = true,
                 }
             }
             return Verdict::Pass;
@@ -103,13 +102,13 @@ impl Progress {
     pub fn can_resume(&self) -> bool {
         match &self.said {
             None => true,
-            Some(said) => !said.other && self.tokens() == 0,
+            Some(told) => !told.other && self.tokens() == 0,
         }
     }
 
     /// What a server that goes on after text is told; empty when nothing was said without tokens.
-    pub fn said(&self) -> &str {
-        self.said.as_ref().map_or("", |said| &said.text)
+    fn said(&self) -> Said {
+        self.said.as_ref().map(|told| told.said.clone()).unwrap_or_default()
     }
 
     /// What the node drew, or was told to draw, the answer with; none before it began.
@@ -130,7 +129,7 @@ impl Progress {
 
     /// All that the next node is told.
     pub fn origin(&self) -> Origin {
-        Origin { tokens: self.resume_from(), said: self.said().into(), seed: self.seed() }
+        Origin { tokens: self.resume_from(), said: self.said(), seed: self.seed() }
     }
 
     /// Sets right what a node counts that went on: tokens are billed once and none is forgotten. One of ours counts the
@@ -138,7 +137,7 @@ impl Progress {
     pub fn settle(&self, usage: &mut Usage, resumed: bool) {
         match &self.said {
             None => usage.completion_tokens = usage.completion_tokens.max(self.tokens()),
-            Some(said) if resumed => {
+            Some(Told { said, .. }) if resumed => {
                 let before = said.parts.saturating_sub(usage.completion_tokens).min(usage.prompt_tokens);
                 usage.prompt_tokens -= before;
                 usage.completion_tokens += before;
@@ -208,7 +207,7 @@ mod tests {
         assert_eq!(progress.take(&delta(1, &[])), Verdict::Pass);
         assert!(!progress.can_resume(), "half of either");
         let progress = after(&[started(7), delta(0, &[]), delta(1, &[]), delta(2, &[])]);
-        assert_eq!((progress.can_resume(), progress.said()), (true, "xxx"));
+        assert_eq!((progress.can_resume(), progress.said()), (true, Said { text: "xxx".into(), parts: 3 }));
         // The second server was given the first one's two tokens as a prompt and made one more.
         let mut usage = Usage { prompt_tokens: 12, completion_tokens: 1, ..Usage::default() };
         progress.settle(&mut usage, true);

@@ -2,14 +2,15 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, TlsCertificates, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
 };
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+
+use crate::trust::certificates;
 
 const SCHEMES: [&str; 4] = ["redis", "rediss", "redis-cluster", "rediss-cluster"];
 
@@ -53,11 +54,8 @@ impl Address {
     /// Believes the certificates in a PEM file, if one is named, and those they signed; no others.
     pub fn trusting(mut self, file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(file) = file else { return Ok(self) };
-        let named = || format!("store.ca_file: {}", file.display());
-        let pem = std::fs::read(file).with_context(named)?;
-        let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-        ensure!(!read.with_context(named)?.is_empty(), "{} holds no certificate (PEM)", named());
-        self.authorities = Some(pem.into());
+        certificates(file).context("store.ca_file")?;
+        self.authorities = Some(std::fs::read(file).context("store.ca_file")?.into());
         Ok(self)
     }
 

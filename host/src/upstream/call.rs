@@ -19,7 +19,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::{
     Http,
     client::{FULL, document},
-    request::{self, Continue},
+    request::{self, Said},
     rest,
     sse::Parser,
     translate::{Broken, Translator, started},
@@ -34,7 +34,7 @@ pub struct Call {
     pub request_id: String,
     pub seed: u64,
     /// What was said of the answer before its node was lost.
-    pub said: String,
+    pub said: Said,
 }
 
 /// The events of a call under way. Dropping it closes the stream.
@@ -60,12 +60,14 @@ impl HttpWire {
         if let Some(seconds) = member.rests(now_ms()) {
             return Err(Error::busy(FULL, seconds));
         }
-        let said = (!call.said.is_empty()).then_some((call.said.as_str(), node.resume));
-        if said.is_some_and(|(_, how)| how == Continue::None) {
-            return Err(Error::NoNode("the upstream cannot continue an answer".into()));
-        }
-        let body = request::body(&call.canonical, node.upstream_name(&call.model), said)
-            .ok_or_else(|| Error::Plan("its request is no chat request".into()))?;
+        let Call { canonical, model, said, .. } = &call;
+        let body = request::body(canonical, node.upstream_name(model), said, node.resume).ok_or_else(|| {
+            if said.text.is_empty() {
+                Error::Plan("its request is no chat request".into())
+            } else {
+                Error::NoNode("the upstream cannot continue this answer".into())
+            }
+        })?;
         let response = http.send(node, "/chat/completions", Some(body.into()), &call.request_id).await?;
         if response.status() != StatusCode::OK {
             return Err(refused(&member, response).await);

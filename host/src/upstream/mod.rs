@@ -13,4 +13,4 @@ mod translate;
 
 pub use call::HttpWire;
 pub use client::{Http, document, models};
-pub use request::Continue;
+pub use request::{Continue, Said};
