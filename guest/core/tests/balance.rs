@@ -173,6 +173,7 @@ fn strange_loads_choose_somebody() {
         speed: f32::INFINITY,
         network_ms: f32::NAN,
         share: -1.0,
+        rest_s: u32::MAX,
     };
     for policy in [Policy::Session, Policy::LeastConnections, Policy::PowerOfTwo, Policy::RoundRobin, Policy::Random] {
         for session in ["", "s"] {
