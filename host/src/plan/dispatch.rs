@@ -51,8 +51,10 @@ pub struct Dispatch {
     pub tally: Arc<Tally>,
     pub ask: Ask,
     pub candidates: VecDeque<Candidate>,
-    /// Names of the nodes that were asked.
+    /// Names of the nodes that were asked, or are not to be.
     pub asked: Vec<String>,
+    /// Nodes that were passed over because their breakers are open.
+    pub failing: VecDeque<Candidate>,
     pub received: Instant,
     pub deadline: Instant,
 }
@@ -120,6 +122,20 @@ impl Dispatch {
 
     /// The next node to ask, if one is left; a retry is paid for.
     fn next(&mut self, from: &Origin, is_retry: bool) -> Option<(Candidate, Lease)> {
+        let (candidate, lease) = self.admitting(from).or_else(|| self.failing(from))?;
+        if is_retry {
+            if !self.fleet.may_retry() {
+                self.metrics.retries_refused.increment(1);
+                return None;
+            }
+            self.metrics.retries.increment(1);
+        }
+        self.asked.push(candidate.node.clone());
+        Some((candidate, lease))
+    }
+
+    /// The next node whose breaker lets a request in.
+    fn admitting(&mut self, from: &Origin) -> Option<(Candidate, Lease)> {
         loop {
             if self.candidates.is_empty() {
                 let (model, session) = (&self.ask.model, &self.ask.session);
@@ -130,25 +146,27 @@ impl Dispatch {
                 tracing::debug!(node = candidate.node, "the plan names a node that is not there");
                 continue;
             };
-            if !from.suits(&member.node) || member.rests(now_ms()).is_some() {
+            let now = now_ms();
+            if !from.suits(&member.node) || member.rests(now).is_some() {
                 self.asked.push(candidate.node);
-                continue;
+            } else if let Some(lease) = member.enter(now) {
+                return Some((candidate, lease));
+            } else {
+                self.asked.push(candidate.node.clone());
+                self.failing.push_back(candidate);
             }
-            // The last one left is asked whatever its breaker says.
-            let only = self.candidates.is_empty() && self.asked.is_empty();
-            let Some(lease) = member.enter(now_ms()).or_else(|| only.then(|| member.lease())) else {
-                self.asked.push(candidate.node);
-                continue;
-            };
-            if is_retry {
-                if !self.fleet.may_retry() {
-                    self.metrics.retries_refused.increment(1);
-                    return None;
-                }
-                self.metrics.retries.increment(1);
+        }
+    }
+
+    /// A node whose breaker is open, when no other is left: one that has failed often is better than none.
+    fn failing(&mut self, from: &Origin) -> Option<(Candidate, Lease)> {
+        loop {
+            let candidate = self.failing.pop_front()?;
+            let member = self.fleet.member(&candidate.node);
+            let member = member.filter(|member| from.suits(&member.node) && member.rests(now_ms()).is_none());
+            if let Some(member) = member {
+                return Some((candidate, member.lease()));
             }
-            self.asked.push(candidate.node.clone());
-            return Some((candidate, lease));
         }
     }
 

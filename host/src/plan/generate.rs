@@ -1,6 +1,7 @@
 //! From a plan to the events of its answer: the cache first, then the nodes in the plan's order.
 
 use std::{
+    collections::VecDeque,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -229,6 +230,7 @@ impl Job {
             },
             candidates: candidates.into(),
             asked: Vec::new(),
+            failing: VecDeque::new(),
             received: self.received,
             deadline: self.deadline,
             fleet,

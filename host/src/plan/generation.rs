@@ -114,6 +114,7 @@ impl Generation {
         let lost = dispatch.tally.routed_to();
         dispatch.asked.retain(|node| Some(node) == lost.as_ref());
         dispatch.candidates.clear();
+        dispatch.failing.clear();
         tracing::info!(node = lost, tokens = self.progress.tokens(), %error, "a stream broke; another node is asked to go on");
         let from = self.progress.origin();
         let opening = async move {
