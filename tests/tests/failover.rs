@@ -131,6 +131,26 @@ async fn nodes_may_die_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn when_every_breaker_is_open_those_that_are_well_again_are_found() {
+    let gone = || failing(0, Fault::Status(Status::unavailable("gone")));
+    let nodes: Vec<_> = (1..=3).map(|n| InstantNode::start(&format!("node {n}"), gone())).collect();
+    let addresses: Vec<_> = nodes.iter().map(InstantNode::address).collect();
+    let fleet = "breaker_failures = 1\nbreaker_ms = 30000";
+    let edge = Edge::to(&addresses).with("fleet", fleet).start();
+    let ready = async || edge.metrics().await.get("littoral_nodes_ready") == 3.0;
+    eventually("all nodes", SOON, ready).await;
+    let client = edge.client();
+    client.chat(&ask(0, true)).await.error(503).await;
+    assert_eq!(edge.metrics().await.get("littoral_nodes_ejected"), 3.0);
+    nodes[1..].iter().for_each(|node| node.follow(script()));
+    for user in 0..6 {
+        for stream in [true, false] {
+            whole(client.chat(&ask(user, stream)).await, stream).await;
+        }
+    }
+}
+
+#[tokio::test]
 async fn killed_again_and_again_under_load_and_no_stream_fails() {
     let paced = Script { interval: Duration::from_millis(4), ..script() };
     let mut nodes: Vec<_> = (0..4).map(|i| InstantNode::start(&format!("node {i}"), paced.clone())).collect();
