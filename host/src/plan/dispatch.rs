@@ -130,7 +130,6 @@ impl Dispatch {
             }
             self.metrics.retries.increment(1);
         }
-        self.asked.push(candidate.node.clone());
         Some((candidate, lease))
     }
 
@@ -146,14 +145,14 @@ impl Dispatch {
                 tracing::debug!(node = candidate.node, "the plan names a node that is not there");
                 continue;
             };
+            self.asked.push(candidate.node.clone());
             let now = now_ms();
             if !from.suits(&member.node) || member.rests(now).is_some() {
-                self.asked.push(candidate.node);
-            } else if let Some(lease) = member.enter(now) {
-                return Some((candidate, lease));
-            } else {
-                self.asked.push(candidate.node.clone());
-                self.failing.push_back(candidate);
+                continue;
+            }
+            match member.enter(now) {
+                Some(lease) => return Some((candidate, lease)),
+                None => self.failing.push_back(candidate),
             }
         }
     }

@@ -90,10 +90,10 @@ async fn modes() {
 
 #[tokio::test]
 async fn what_is_kept_says_the_same_in_fewer_events() {
-    let say = |choice, index, part| {
-        let token_ids = vec![index + 100 * choice];
-        Event { kind: Some(Kind::Delta(Delta { choice, index, token_ids, part: Some(part), ..Delta::default() })) }
+    let joined = |choice, index, token_ids, part| Event {
+        kind: Some(Kind::Delta(Delta { choice, index, token_ids, part: Some(part), ..Delta::default() })),
     };
+    let say = |choice, index, part| joined(choice, index, vec![index + 100 * choice], part);
     let long = "x".repeat(3000);
     let events = vec![
         say(0, 0, Part::Reasoning("r".into())),
@@ -110,9 +110,6 @@ async fn what_is_kept_says_the_same_in_fewer_events() {
     fly(pilot, events.clone()).await;
     assert_eq!(all(listener).await, events, "who listens hears it as it came");
     let Found::Kept(answer) = cache.look_up(&used()).found else { panic!("not kept") };
-    let joined = |choice, index, token_ids, part| Event {
-        kind: Some(Kind::Delta(Delta { choice, index, token_ids, part: Some(part), ..Delta::default() })),
-    };
     let expected = [
         joined(0, 0, vec![0], Part::Reasoning("r".into())),
         joined(1, 0, vec![100, 101], Part::Text("ac".into())),
