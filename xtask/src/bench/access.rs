@@ -3,12 +3,7 @@
 //! One edge a row, each with one worker, before the same instant node; rounds alternate between them. CPU is what the
 //! edge's process alone took, a figure beside that of a key without limits.
 
-use std::{
-    fs,
-    path::PathBuf,
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::{fs, path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -99,7 +94,7 @@ pub fn bench(ui: &Ui, options: &Options) -> Result<()> {
     let mut node = Command::new(place::binary("instant-node"));
     node.args(["--listen", "127.0.0.1:0", "--tokens", "50"]);
     let mut node = Child::start("instant-node", &mut node, &dir)?;
-    let at_node = wait(&mut node)?.get("grpc")?.to_owned();
+    let at_node = node.await_ready(READY)?.get("grpc")?.to_owned();
     std::thread::sleep(SETTLED);
     let edges = VARIANTS.iter().enumerate().map(|(i, variant)| {
         let own = dir.join(i.to_string());
@@ -151,7 +146,7 @@ fn start(variant: &Variant, dir: &PathBuf, node: &str) -> Result<Edge> {
     let mut serve = Command::new(place::binary("littoral"));
     serve.arg("serve").arg("--config").arg(&file).env("LITTORAL_LOG", "warn");
     let mut child = Child::start("edge", &mut serve, dir)?;
-    let ready = wait(&mut child)?;
+    let ready = child.await_ready(READY)?;
     if variant.token {
         let id = credential.split('_').nth(1).unwrap_or_default().to_owned();
         let mut mint = Command::new(place::binary("littoral"));
@@ -176,14 +171,4 @@ impl Edge {
         }
         Ok((spent * 1e6 / report.requests as f64, report.requests_per_s))
     }
-}
-
-fn wait(child: &mut Child) -> Result<Ready> {
-    let began = Instant::now();
-    while began.elapsed() < READY {
-        if let Some(ready) = child.ready(Duration::from_millis(50))? {
-            return Ok(ready);
-        }
-    }
-    bail!("{} was not ready after {} s\n{}", child.name, READY.as_secs(), child.last_words())
 }

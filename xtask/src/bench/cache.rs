@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use super::{
-    edge_process::{Asking, Edge, read, share_keys},
+    edge_process::{Asking, Edge, Times, read, share_keys},
     machine, median,
     node::Node,
     table::{Table, aim},
@@ -55,14 +55,6 @@ struct Zipf {
     whole: Times,
     hits: f64,
     coalesced: f64,
-}
-
-/// Seconds.
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Times {
-    mean: f64,
-    p50: f64,
-    p99: f64,
 }
 
 /// What `chat-load identical` says.

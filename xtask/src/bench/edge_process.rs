@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::node::Metrics;
@@ -30,6 +31,14 @@ pub struct Asking<'a> {
     pub what: &'a [&'a str],
 }
 
+/// What `chat-load` says of times, seconds.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Times {
+    pub mean: f64,
+    pub p50: f64,
+    pub p99: f64,
+}
+
 impl Edge {
     /// Starts one in `dir`; `config` is all of its configuration but sockets, guests, keys and store.
     pub fn start(dir: &Path, config: &str) -> Result<Self> {
@@ -52,14 +61,7 @@ impl Edge {
         let mut serve = Command::new(place::binary("littoral"));
         serve.arg("serve").arg("--config").arg(&file).env("LITTORAL_LOG", "warn");
         let mut process = Child::start("edge", &mut serve, dir)?;
-        let began = Instant::now();
-        let ready = loop {
-            match process.ready(Duration::from_millis(50))? {
-                Some(ready) => break ready,
-                None if began.elapsed() > READY => bail!("the edge was not ready in time\n{}", process.last_words()),
-                None => {}
-            }
-        };
+        let ready = process.await_ready(READY)?;
         Ok(Self { process, ready, key })
     }
 

@@ -10,12 +10,12 @@ mod tiny;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use super::edge_process::{Asking, Edge, read};
+use super::edge_process::{Asking, Edge, Times, read};
 use super::machine;
 use super::node::Node;
 use crate::ui::Ui;
@@ -59,14 +59,6 @@ struct Turns {
 #[derive(Debug, Clone, Deserialize)]
 struct Mixed {
     short_whole: Times,
-}
-
-/// Seconds.
-#[derive(Debug, Clone, Copy, Deserialize)]
-struct Times {
-    mean: f64,
-    p50: f64,
-    p99: f64,
 }
 
 /// What `chat-load steady` says.
@@ -209,10 +201,7 @@ fn killed(ui: &Ui, dir: &Path, pool: &mut Pool, quick: bool) -> Result<Killed> {
     edge.await_nodes(NODES)?;
     let asking = Asking { model: MODEL, seed: 7, what: &["steady", "--seconds", seconds] };
     let mut load = Child::start("chat-load", &mut edge.chat_load(&[], &asking)?, &home)?;
-    let began = Instant::now();
-    while load.ready(Duration::from_millis(50))?.is_none() {
-        ensure!(began.elapsed() < Duration::from_secs(60), "the answers are not known in time\n{}", load.last_words());
-    }
+    load.await_ready(Duration::from_secs(60)).context("the answers are not known")?;
     let mut kills = 0;
     let status = loop {
         if let Some(status) = load.died() {

@@ -5,9 +5,9 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::place;
 use crate::up::child::{Child, Ready};
@@ -34,7 +34,7 @@ impl Node {
         let dir = place::state().join("bench");
         std::fs::create_dir_all(&dir)?;
         let mut process = Child::start_logging("node", &mut serve, dir.join(format!("node-{log}.log")))?;
-        let ready = ready(&mut process)?;
+        let ready = process.await_ready(READY)?;
         Ok(Self { process, ready })
     }
 
@@ -58,15 +58,14 @@ impl Node {
     }
 }
 
-fn ready(process: &mut Child) -> Result<Ready> {
-    let began = Instant::now();
-    loop {
-        match process.ready(Duration::from_millis(50))? {
-            Some(ready) => return Ok(ready),
-            None if began.elapsed() > READY => bail!("the node was not ready in time\n{}", process.last_words()),
-            None => {}
-        }
-    }
+/// What the process at this address says of its metrics.
+pub fn scrape(address: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address).with_context(|| format!("nobody serves metrics at {address}"))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    stream.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Values by name and labels, as Prometheus writes them.
@@ -76,13 +75,7 @@ pub struct Metrics(BTreeMap<String, f64>);
 impl Metrics {
     /// What the process at this address says now.
     pub fn at(address: &str) -> Result<Self> {
-        let mut stream = TcpStream::connect(address).with_context(|| format!("nobody serves metrics at {address}"))?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        stream
-            .write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(Self::of(&text))
+        Ok(Self::of(&scrape(address)?))
     }
 
     pub fn of(page: &str) -> Self {

@@ -82,6 +82,17 @@ impl Child {
         }
     }
 
+    /// The ready line; an error if the process ends first, or does not say it within `most`.
+    pub fn await_ready(&mut self, most: Duration) -> Result<Ready> {
+        let began = Instant::now();
+        while began.elapsed() < most {
+            if let Some(ready) = self.ready(Duration::from_millis(50))? {
+                return Ok(ready);
+            }
+        }
+        bail!("the {} was not ready after {} s\n{}", self.name, most.as_secs(), self.last_words())
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.id()

@@ -1,16 +1,14 @@
 //! The processes that are measured, and those they need: nodes, a plain proxy, edges.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::{BASELINE, PARTIAL, Variant, state};
-use crate::bench::machine;
+use crate::bench::{machine, node::scrape};
 use crate::up::child::{Child, Ready};
 use crate::{exec, place};
 
@@ -108,7 +106,7 @@ impl Bench {
         let mut command = self.load(server)?;
         command.args(["--hold", "--connections", &streams.to_string(), "--seconds", "600"]);
         let mut child = Child::start("load", &mut command, &state())?;
-        wait(&mut child)?;
+        child.await_ready(READY)?;
         Ok(child)
     }
 }
@@ -146,25 +144,6 @@ impl Server {
 fn start(name: &'static str, command: &mut Command, variant: Variant, log: &Path) -> Result<Server> {
     let began = Instant::now();
     let mut child = Child::start_logging(name, command, log.to_owned())?;
-    let ready = wait(&mut child).with_context(|| format!("what was started: {command:?}"))?;
+    let ready = child.await_ready(READY).with_context(|| format!("what was started: {command:?}"))?;
     Ok(Server { variant, child, ready, ready_after: began.elapsed() })
-}
-
-fn wait(child: &mut Child) -> Result<Ready> {
-    let began = Instant::now();
-    while began.elapsed() < READY {
-        if let Some(ready) = child.ready(Duration::from_millis(50))? {
-            return Ok(ready);
-        }
-    }
-    bail!("{} was not ready after {} s\n{}", child.name, READY.as_secs(), child.last_words())
-}
-
-fn scrape(address: &str) -> Result<String> {
-    let mut stream = TcpStream::connect(address).with_context(|| format!("nobody serves metrics at {address}"))?;
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-    stream.write_all(format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").as_bytes())?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
