@@ -118,6 +118,28 @@ pub fn swiglu(gate_up: &[f32], f: usize, limit: Option<f32>, y: &mut [f32]) {
     });
 }
 
+/// `y = e^((x - highest) scale)`, on the thread that calls: the softmax of `x` where `highest` is its greatest, not divided
+/// by its sum.
+///
+/// # Panics
+/// If lengths do not fit.
+pub fn softmax_weights(x: &[f32], highest: f32, scale: f32, y: &mut [f32]) {
+    struct Weigh<'a>(&'a [f32], f32, f32, &'a mut [f32]);
+    impl Work for Weigh<'_> {
+        type Out = ();
+
+        #[inline(always)]
+        fn run<S: Simd>(self) {
+            let Self(x, highest, scale, y) = self;
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = exp((x - highest) * scale);
+            }
+        }
+    }
+    assert_eq!(x.len(), y.len(), "softmax_weights: input and output");
+    Cpu::with(|cpu| simd::run(cpu.level(), Weigh(x, highest, scale, y)));
+}
+
 /// Which elements of a head turn together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {

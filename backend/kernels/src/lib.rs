@@ -27,7 +27,7 @@ mod simd;
 pub use attention::{AttentionShape, Keys, Segment, Store, attention};
 pub use cpu::{AlreadyStarted, Cpu};
 pub use dequantize::{dequantize, embed};
-pub use elementwise::{Pairing, Rotation, rms_norm, rotate, swiglu};
+pub use elementwise::{Pairing, Rotation, rms_norm, rotate, softmax_weights, swiglu};
 pub use format::{Format, UnknownFormat};
 pub use linear::{Arithmetic, linear, linear_experts};
 pub use pack::{Weights, pack};

@@ -12,7 +12,7 @@ use littoral_core::chat::Message;
 use littoral_node::{
     engine::StopMatcher,
     model::{self, BLOCK_TOKENS, Logits, Model, Segment},
-    sample::{Sampler, Sampling, Scratch},
+    sample::{Sampler, Sampling},
     text::{ChatTemplate, Detokenizer, Tokenizer},
 };
 use safetensors::{Dtype, tensor::TensorView};
@@ -204,12 +204,11 @@ impl Answer {
         room: usize,
         mut logits: Vec<f32>,
     ) -> anyhow::Result<&'static str> {
-        let mut scratch = Scratch::default();
         loop {
             if self.tokens.len() == options.max_tokens as usize {
                 return self.end("length");
             }
-            let id = self.sampler.pick(&logits, None, &mut scratch)?.id;
+            let id = self.sampler.draw(0, None).pick(&logits)?.id;
             self.sampler.accept(id);
             if let (Some(top), Some(steps)) = (options.logprobs, &mut self.steps) {
                 let step = step(&logits, id, top.into(), self.tokenizer.as_deref());

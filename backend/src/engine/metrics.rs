@@ -10,11 +10,12 @@ pub struct Metrics {
     pub inter_token: Histogram,
     /// From the arrival of a request to its slot.
     pub queue: Histogram,
-    /// The model's part of a step.
+    /// The model's part of a step, until its tokens are drawn.
     pub step: Histogram,
-    /// Beside the model: deciding what runs, drawing tokens, and (on the other thread) making text and events of them.
-    pub schedule: Histogram,
+    /// Of it, drawing: on a GPU, with the wait for what is drawn from.
     pub sample: Histogram,
+    /// Beside the model: deciding what runs, and (on the other thread) making text and events of the tokens.
+    pub schedule: Histogram,
     pub write: Histogram,
     /// From an event's making until the connection takes it.
     pub deliver: Histogram,
@@ -70,8 +71,8 @@ impl Metrics {
             inter_token: histogram!("littoral_node_inter_token_seconds"),
             queue: histogram!("littoral_node_queue_seconds"),
             step: histogram!("littoral_node_step_seconds"),
-            schedule: histogram!("littoral_node_schedule_seconds"),
             sample: histogram!("littoral_node_sample_seconds"),
+            schedule: histogram!("littoral_node_schedule_seconds"),
             write: histogram!("littoral_node_write_seconds"),
             deliver: histogram!("littoral_node_deliver_seconds"),
             parts: Part::ALL.map(|part| histogram!("littoral_node_part_seconds", "part" => part.name())),

@@ -38,6 +38,7 @@ pub use voice::{Said, Speech, Voice};
 use crate::{
     grammar::Masker,
     model::{Model, Segment, Spent, StepError},
+    sample::{Draw, Picked, SampleError},
     schedule::{Limits, Refused},
 };
 use events::Life;
@@ -51,10 +52,14 @@ const PREPARING: usize = 4;
 /// What was computed and is not yet text, steps at most: then the engine waits.
 const STEPS_BEHIND: usize = 4;
 
-/// What the engine asks of a model.
+/// What the engine asks of a model. What segments want of a step stays with the model until it is drawn from or read.
 pub trait Step: Send + 'static {
-    /// Runs all rows of all segments; per segment the logits that were asked for, one row after the other.
-    fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError>;
+    /// Runs all rows of all segments. See [`Model::forward`].
+    fn forward(&mut self, segments: &[Segment]) -> Result<(), StepError>;
+    /// A token for each draw, from the rows of logits that segments wanted. See [`Model::draw`].
+    fn draw(&mut self, draws: &[Draw]) -> Result<Vec<Result<Picked, SampleError>>, StepError>;
+    /// What the segments of the last step wanted. See [`Model::read`].
+    fn read(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError>;
     /// What the parts of the last step took, where that is measured.
     fn spent(&self) -> Option<Spent> {
         None
@@ -62,8 +67,16 @@ pub trait Step: Send + 'static {
 }
 
 impl Step for Model {
-    fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
-        Model::step(self, segments)
+    fn forward(&mut self, segments: &[Segment]) -> Result<(), StepError> {
+        Model::forward(self, segments)
+    }
+
+    fn draw(&mut self, draws: &[Draw]) -> Result<Vec<Result<Picked, SampleError>>, StepError> {
+        Model::draw(self, draws)
+    }
+
+    fn read(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
+        Model::read(self, segments)
     }
 
     fn spent(&self) -> Option<Spent> {

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::{job::Constraint, voice::Said, writer::RequestId};
 use crate::{
     grammar::{GrammarError, Masker, Masks, Pending},
-    sample::{SampleError, Sampler, Scratch},
+    sample::{Draw, Picked, SampleError, Sampler},
     speculate::{Eagerness, Lookup},
 };
 
@@ -19,6 +19,8 @@ pub struct Sequence {
     /// Prompt and answer.
     pub tokens: Vec<u32>,
     sampler: Sampler,
+    /// As it is after each draft, of those that are drawn behind.
+    ahead: Vec<Sampler>,
     bound: Option<Bound>,
     lookup: Option<Lookup>,
     /// What is tried after the last token in the next step.
@@ -35,6 +37,8 @@ enum Bound {
     After(Box<Constraint>),
     /// The mask for the next token is computed, and those after drafts.
     Now(Pending),
+    /// They are there.
+    Known(Masks),
 }
 
 /// What a sequence is made of.
@@ -68,7 +72,19 @@ impl Sequence {
             None => Bound::Now(masker.begin(c.grammar)),
             Some(_) => Bound::After(Box::new(c)),
         });
-        Self { request, at, tokens, sampler, bound, lookup, drafts: Vec::new(), max_tokens, ends, vector }
+        Self {
+            request,
+            at,
+            tokens,
+            sampler,
+            ahead: Vec::new(),
+            bound,
+            lookup,
+            drafts: Vec::new(),
+            max_tokens,
+            ends,
+            vector,
+        }
     }
 
     /// Looks for drafts for the next step; how many there are.
@@ -85,8 +101,11 @@ impl Sequence {
     /// Has the masks after the first `drafts` drafts computed while the step runs.
     pub fn look_ahead(&mut self, drafts: usize, masker: &Masker) {
         if drafts > 0 {
+            let drafts = self.drafts[..drafts].into();
             self.bound = match self.bound.take() {
-                Some(Bound::Now(pending)) => Some(Bound::Now(masker.ahead(pending, self.drafts[..drafts].into()))),
+                Some(Bound::Now(pending)) => Some(Bound::Now(masker.ahead(pending, drafts))),
+                // Of a step that failed.
+                Some(Bound::Known(masks)) => Some(Bound::Now(masker.ahead(Pending::known(masks), drafts))),
                 bound => bound,
             };
         }
@@ -98,25 +117,57 @@ impl Sequence {
         Some([known, self.drafts.get(..drafts)?].concat())
     }
 
-    /// Draws tokens from the rows of logits after the last known token and each of the `drafts` behind it, as long as
-    /// what is drawn is what was drafted. At least one; the last may be the end.
+    /// Makes ready what is drawn after the last known token and behind each of the first `drafts` drafts, were they right.
+    /// Waits for masks.
+    pub fn prepare(&mut self, drafts: usize) -> Result<(), DrawError> {
+        let drafts = &self.drafts[..drafts.min(self.drafts.len())];
+        if let Some(Bound::Now(_)) = self.bound
+            && let Some(Bound::Now(pending)) = self.bound.take()
+        {
+            self.bound = Some(Bound::Known(pending.wait()?));
+        }
+        // Nothing is drawn where no mask is known: behind a draft that the grammar does not let through, or after which it
+        // begins to hold.
+        let behind = match &self.bound {
+            None => drafts.len(),
+            Some(Bound::After(constraint)) => {
+                drafts.iter().position(|id| constraint.after == Some(*id)).unwrap_or(drafts.len())
+            }
+            Some(Bound::Known(masks)) => (1..=drafts.len()).take_while(|i| masks.after_drafts(*i).is_some()).count(),
+            Some(Bound::Now(_)) => 0,
+        };
+        self.ahead.clear();
+        for draft in &drafts[..behind] {
+            let mut sampler = self.ahead.last().unwrap_or(&self.sampler).clone();
+            sampler.accept(*draft);
+            self.ahead.push(sampler);
+        }
+        Ok(())
+    }
+
+    /// The draws that are prepared, from `row` of the step's rows on.
+    pub fn draws(&self, row: usize) -> impl Iterator<Item = Draw<'_>> {
+        let masks = match &self.bound {
+            Some(Bound::Known(masks)) => Some(masks),
+            _ => None,
+        };
+        let samplers = std::iter::once(&self.sampler).chain(&self.ahead);
+        samplers
+            .enumerate()
+            .map(move |(i, sampler)| sampler.draw(row + i, masks.and_then(|masks| masks.after_drafts(i))))
+    }
+
+    /// Takes in what was drawn, as long as it is what was drafted: at least one token; the last may be the end. `drafts`
+    /// were tried.
     pub fn extend(
         &mut self,
-        logits: &[f32],
+        picked: impl Iterator<Item = Result<Picked, SampleError>>,
         drafts: usize,
-        (masker, scratch): (&Masker, &mut Scratch),
+        masker: &Masker,
     ) -> Result<Vec<Said>, DrawError> {
-        let vocabulary = logits.len() / (drafts + 1);
         let mut said = Vec::with_capacity(drafts + 1);
-        let mut masks: Option<Masks> = None;
-        for (i, row) in logits.chunks_exact(vocabulary.max(1)).enumerate() {
-            if masks.is_none()
-                && let Some(Bound::Now(_)) = self.bound
-                && let Some(Bound::Now(pending)) = self.bound.take()
-            {
-                masks = Some(pending.wait()?);
-            }
-            let picked = self.sampler.pick(row, masks.as_ref().map(Masks::next), scratch)?;
+        for (i, picked) in picked.enumerate() {
+            let picked = picked?;
             let id = picked.id;
             self.sampler.accept(id);
             self.tokens.push(id);
@@ -126,15 +177,16 @@ impl Sequence {
             if end.is_some() {
                 break;
             }
-            match masks.take() {
-                None => self.unbound(id, masker)?,
-                Some(mut these) => {
-                    // Where the draft was right, the next row's mask may be there already.
-                    if right && these.pass() {
-                        masks = Some(these);
-                    } else {
-                        self.bound = Some(Bound::Now(masker.next(these, id)));
-                    }
+            match self.bound.take() {
+                // Where the draft was right, the next row's mask may be there already.
+                Some(Bound::Known(mut masks)) => {
+                    let known = right && masks.pass();
+                    let bound = if known { Bound::Known(masks) } else { Bound::Now(masker.next(masks, id)) };
+                    self.bound = Some(bound);
+                }
+                bound => {
+                    self.bound = bound;
+                    self.unbound(id, masker)?;
                 }
             }
             if !right {
@@ -149,13 +201,13 @@ impl Sequence {
 
     /// Takes in a token of an answer whose grammar may begin to hold after it.
     fn unbound(&mut self, id: u32, masker: &Masker) -> Result<(), GrammarError> {
-        if let Some(Bound::After(mut constraint)) = self.bound.take() {
+        if let Some(Bound::After(constraint)) = &mut self.bound {
             constraint.accept(id)?;
-            self.bound = Some(match constraint.after {
-                None => Bound::Now(masker.begin(constraint.grammar)),
-                Some(_) => Bound::After(constraint),
-            });
         }
+        self.bound = self.bound.take().map(|bound| match bound {
+            Bound::After(constraint) if constraint.after.is_none() => Bound::Now(masker.begin(constraint.grammar)),
+            bound => bound,
+        });
         Ok(())
     }
 }

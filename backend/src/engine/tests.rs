@@ -12,7 +12,6 @@ use littoral_api::error::code;
 use littoral_proto::v1::{Error, Event, delta::Part, event::Kind};
 
 use super::*;
-use crate::model::Logits;
 use crate::{
     sample::Sampling,
     schedule::{Key, Prefix, Replay},
@@ -32,15 +31,18 @@ struct Sums {
     steps: Steps,
     /// Each step waits for one of these, if there are any.
     gate: Option<mpsc::Receiver<Result<(), StepError>>>,
+    /// Of the last step.
+    rows: Vec<Vec<f32>>,
 }
 
 impl Step for Sums {
-    fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
+    fn forward(&mut self, segments: &[Segment]) -> Result<(), StepError> {
         if let Some(gate) = &self.gate {
             gate.recv().unwrap_or(Ok(()))?;
         }
         self.steps.lock().unwrap().push(segments.iter().map(|s| (s.start, s.tokens.len())).collect());
-        let answers = segments.iter().map(|segment| {
+        self.rows.clear();
+        for segment in segments {
             let at = |position: usize| segment.blocks[position / 4] as usize * 4 + position % 4;
             for (position, token) in (segment.start..).zip(segment.tokens) {
                 assert_ne!(*token, 13, "this model panics at token 13 of a prompt");
@@ -55,14 +57,21 @@ impl Step for Sums {
             };
             // The modulus keeps answers repetitive, so that there is something to draft.
             let sum = |end: usize| (0..end).map(|p| self.cache[at(p)] * (p as u32 % 5 + 1)).sum::<u32>() % VOCAB;
-            let row = |end: usize| (0..VOCAB).map(move |id| logit(id, sum(end))).collect::<Vec<f32>>();
-            match segment.logits {
-                Logits::None => None,
-                Logits::Last => Some(row(end)),
-                Logits::All => Some((segment.start + 1..=end).flat_map(row).collect()),
-            }
-        });
-        Ok(answers.collect())
+            let row = |end: usize| (0..VOCAB).map(|id| logit(id, sum(end))).collect::<Vec<f32>>();
+            self.rows.extend((end + 1 - segment.wanted()..=end).map(row));
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, draws: &[Draw]) -> Result<Vec<Result<Picked, SampleError>>, StepError> {
+        Ok(draws.iter().map(|draw| draw.pick(&self.rows[draw.row])).collect())
+    }
+
+    fn read(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
+        let mut rows = self.rows.drain(..);
+        let read =
+            segments.iter().map(|s| (s.wanted() > 0).then(|| rows.by_ref().take(s.wanted()).flatten().collect()));
+        Ok(read.collect())
     }
 }
 
@@ -88,7 +97,8 @@ struct Bench {
 
 fn bench(limits: Limits, gate: Option<mpsc::Receiver<Result<(), StepError>>>) -> Bench {
     let steps = Arc::default();
-    let model = Sums { cache: vec![0; limits.blocks * limits.block_tokens], steps: Arc::clone(&steps), gate };
+    let model =
+        Sums { cache: vec![0; limits.blocks * limits.block_tokens], steps: Arc::clone(&steps), gate, rows: Vec::new() };
     let metrics = Metrics::new(&::metrics::NoopRecorder);
     Bench { engine: Engine::start(model, limits, Arc::new(metrics)).unwrap(), steps }
 }

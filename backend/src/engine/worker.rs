@@ -24,7 +24,7 @@ use super::{
 use crate::{
     grammar::Masker,
     model::{Logits, Segment, StepError},
-    sample::{Sampler, Scratch},
+    sample::{Picked, SampleError, Sampler},
     schedule::{Ask, Beginning, Id, Limits, Pace, Plan, Prefix, Refused, Rows, Scheduler},
 };
 
@@ -53,6 +53,17 @@ struct Request {
     started: bool,
 }
 
+/// What a step brought a sequence.
+enum Outcome {
+    /// Its rows are in the cache.
+    Nothing,
+    Vector(Vec<f32>),
+    /// Tokens after the last known one and behind drafts.
+    Drawn(Vec<Result<Picked, SampleError>>),
+    /// Nothing could be drawn.
+    Refused(DrawError),
+}
+
 /// The engine's own thread.
 pub(super) struct Worker<M> {
     model: M,
@@ -65,7 +76,6 @@ pub(super) struct Worker<M> {
     masker: Masker,
     load: Arc<Load>,
     metrics: Arc<Metrics>,
-    scratch: Scratch,
     next_id: u64,
     /// Version of the roots that were told last.
     roots: (u64, u64),
@@ -99,7 +109,6 @@ impl<M: Step> Worker<M> {
             masker,
             load,
             metrics,
-            scratch: Scratch::default(),
             next_id: 0,
             roots: (0, 0),
             speed: 0.0,
@@ -296,35 +305,7 @@ impl<M: Step> Worker<M> {
 
     fn step(&mut self, plan: &[Rows]) {
         let began = Instant::now();
-        for rows in plan.iter().filter(|rows| rows.drafts > 0) {
-            if let Some(sequence) = self.sequences.get_mut(&rows.id) {
-                sequence.look_ahead(rows.drafts, &self.masker);
-            }
-        }
-        let inputs: Vec<Vec<u32>> = plan
-            .iter()
-            .filter_map(|rows| self.sequences.get(&rows.id)?.input(rows.start, rows.count, rows.drafts))
-            .collect();
-        let segments = plan.iter().zip(&inputs).map(|(rows, tokens)| Segment {
-            tokens,
-            start: rows.start,
-            blocks: self.scheduler.blocks(rows.id),
-            logits: match (rows.last, rows.drafts) {
-                (false, _) => Logits::None,
-                (true, 0) => Logits::Last,
-                (true, _) => Logits::All,
-            },
-        });
-        let segments: Vec<Segment> = segments.collect();
-        let model = &mut self.model;
-        let result = catch_unwind(AssertUnwindSafe(|| model.step(&segments))).unwrap_or_else(|panic| {
-            let what = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-            Err(StepError::Device(what.unwrap_or("a panic").into()))
-        });
-        let result = result.and_then(|logits| match logits.len() == plan.len() {
-            true => Ok(logits),
-            false => Err(StepError::Device(format!("{} answers to {} segments", logits.len(), plan.len()))),
-        });
+        let result = self.compute(plan);
         let took = began.elapsed();
         self.metrics.step.record(took);
         self.metrics.batch.record(plan.len() as f64);
@@ -332,14 +313,13 @@ impl<M: Step> Worker<M> {
             self.metrics.parts.iter().zip(spent).for_each(|(part, spent)| part.record(spent));
         }
         match result {
-            Ok(logits) => {
+            Ok(outcomes) => {
                 self.failures = 0;
                 let reading: usize = plan.iter().filter(|r| r.count > 1 && r.drafts == 0).map(|r| r.count).sum();
                 let writing = plan.iter().filter(|r| r.count == 1 || r.drafts > 0).count();
                 self.pace.observe(writing, reading, took.as_secs_f64());
                 let mut said = Vec::with_capacity(plan.len());
-                plan.iter().zip(logits).for_each(|(rows, logits)| self.take_in(rows, logits, &mut said));
-                self.metrics.sample.record(began.elapsed() - took);
+                plan.iter().zip(outcomes).for_each(|(rows, outcome)| self.take_in(rows, outcome, &mut said));
                 let speed = said.len() as f64 / took.as_secs_f64().max(1e-9);
                 self.speed = if self.speed == 0.0 { speed } else { 0.9 * self.speed + 0.1 * speed };
                 if !said.is_empty() {
@@ -348,6 +328,68 @@ impl<M: Step> Worker<M> {
             }
             Err(error) => self.failed(plan, &error),
         }
+    }
+
+    /// Has the model run a step and draw from what it computed; what came of each of the plan's rows.
+    fn compute(&mut self, plan: &[Rows]) -> Result<Vec<Outcome>, StepError> {
+        let Self { model, sequences, scheduler, masker, .. } = self;
+        for rows in plan.iter().filter(|rows| rows.drafts > 0) {
+            if let Some(sequence) = sequences.get_mut(&rows.id) {
+                sequence.look_ahead(rows.drafts, masker);
+            }
+        }
+        let inputs: Vec<Vec<u32>> = plan
+            .iter()
+            .filter_map(|rows| sequences.get(&rows.id)?.input(rows.start, rows.count, rows.drafts))
+            .collect();
+        let segments = plan.iter().zip(&inputs).map(|(rows, tokens)| Segment {
+            tokens,
+            start: rows.start,
+            blocks: scheduler.blocks(rows.id),
+            logits: match (rows.last, rows.drafts) {
+                (false, _) => Logits::None,
+                (true, 0) => Logits::Last,
+                (true, _) => Logits::All,
+            },
+        });
+        let segments: Vec<Segment> = segments.collect();
+        if segments.len() != plan.len() {
+            return Err(StepError::Input("a sequence has lost its tokens".into()));
+        }
+        guarded(|| model.forward(&segments))?;
+        let forwarded = Instant::now();
+        if plan.iter().any(|rows| sequences.get(&rows.id).is_some_and(|sequence| sequence.vector.is_some())) {
+            let read = guarded(|| model.read(&segments))?;
+            return Ok(read.into_iter().map(|vector| vector.map_or(Outcome::Nothing, Outcome::Vector)).collect());
+        }
+        let prepared = plan.iter().map(|rows| match sequences.get_mut(&rows.id).filter(|_| rows.last) {
+            None => Ok(false),
+            Some(sequence) => sequence.prepare(rows.drafts).map(|()| true),
+        });
+        let prepared: Vec<Result<bool, DrawError>> = prepared.collect();
+        let mut draws = Vec::with_capacity(plan.len());
+        // Draws before and after each sequence's own.
+        let mut ends = Vec::with_capacity(plan.len() + 1);
+        let mut row = 0;
+        for ((rows, segment), prepared) in plan.iter().zip(&segments).zip(&prepared) {
+            ends.push(draws.len());
+            row += segment.wanted();
+            if let (Ok(true), Some(sequence)) = (prepared, sequences.get(&rows.id)) {
+                draws.extend(sequence.draws(row - rows.drafts - 1));
+            }
+        }
+        ends.push(draws.len());
+        let mut picked = guarded(|| model.draw(&draws))?;
+        if picked.len() != draws.len() {
+            return Err(StepError::Device(format!("{} tokens of {} draws", picked.len(), draws.len())));
+        }
+        self.metrics.sample.record(forwarded.elapsed());
+        let outcomes = prepared.into_iter().zip(ends.windows(2)).map(|(prepared, ends)| match prepared {
+            Ok(true) => Outcome::Drawn(picked.drain(..ends[1] - ends[0]).collect()),
+            Ok(false) => Outcome::Nothing,
+            Err(error) => Outcome::Refused(error),
+        });
+        Ok(outcomes.collect())
     }
 
     /// A step failed. Its own error goes to a request that is known to be at fault; when that is not known, the newer
@@ -379,23 +421,27 @@ impl<M: Step> Worker<M> {
     }
 
     /// One sequence's part of a step that ran.
-    fn take_in(&mut self, rows: &Rows, logits: Option<Vec<f32>>, said: &mut Vec<(RequestId, usize, Said)>) {
+    fn take_in(&mut self, rows: &Rows, outcome: Outcome, said: &mut Vec<(RequestId, usize, Said)>) {
         let Some(sequence) = self.sequences.get_mut(&rows.id) else { return };
         if !rows.last {
             return self.scheduler.advance(rows, rows.count, &sequence.tokens);
         }
-        let Some(logits) = logits else {
-            return self.fail_sequence(rows.id, "the model gave no logits".into());
+        let drawn = match outcome {
+            Outcome::Nothing => return self.fail_sequence(rows.id, "the model computed nothing".into()),
+            Outcome::Vector(vector) => {
+                let (request, wants) = (sequence.request, sequence.vector.take());
+                self.scheduler.advance(rows, rows.count, &sequence.tokens);
+                self.over(rows.id);
+                if let Some(wants) = wants {
+                    // Whoever has gone needs no vector.
+                    let _ = wants.send(vector);
+                }
+                return self.note(Note::Embedded(request));
+            }
+            Outcome::Refused(error) => Err(error),
+            Outcome::Drawn(picked) => sequence.extend(picked.into_iter(), rows.drafts, &self.masker),
         };
-        if let Some(vector) = sequence.vector.take() {
-            let request = sequence.request;
-            self.scheduler.advance(rows, rows.count, &sequence.tokens);
-            self.over(rows.id);
-            // Whoever has gone needs no vector.
-            let _ = vector.send(logits);
-            return self.note(Note::Embedded(request));
-        }
-        match sequence.extend(&logits, rows.drafts, (&self.masker, &mut self.scratch)) {
+        match drawn {
             Err(DrawError::Sample(error)) => self.fail_sequence(rows.id, error.to_string()),
             Err(DrawError::Grammar(error)) => {
                 let request = sequence.request;
@@ -475,4 +521,12 @@ impl<M: Step> Worker<M> {
         self.metrics.blocks_used.set(scheduler.pool().used() as f64);
         self.metrics.blocks_kept.set(scheduler.pool().kept() as f64);
     }
+}
+
+/// The model's work; a panic is a failure of the device.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let what = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(StepError::Device(what.unwrap_or("a panic").into()))
+    })
 }

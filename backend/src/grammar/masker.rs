@@ -77,6 +77,13 @@ impl Masker {
 }
 
 impl Pending {
+    /// Masks that are there.
+    pub fn known(masks: Masks) -> Self {
+        let (reply, pending) = channel();
+        let _ = reply.send(Ok(masks));
+        Self(pending)
+    }
+
     pub fn wait(self) -> Result<Masks, GrammarError> {
         let gone = |_| GrammarError::Step("the thread that computes masks has ended".into());
         self.0.recv().map_err(gone)?
@@ -93,6 +100,8 @@ impl Masks {
     /// Goes on in a copy: what a draft leads to, an error perhaps, is nothing to an answer that takes another way.
     fn ahead(mut self, drafts: Box<[u32]>) -> Self {
         let mut grammar = self.grammar.fork();
+        // Those after other drafts, of a step that failed.
+        self.masks.truncate(1);
         for id in &drafts {
             let allowed = self.masks.last().is_some_and(|mask| (*id as usize) < mask.len() && mask.is_allowed(*id));
             if !allowed || grammar.ends.contains(id) {
@@ -107,9 +116,9 @@ impl Masks {
         self
     }
 
-    /// The tokens that may come next.
-    pub fn next(&self) -> &Mask {
-        self.masks[self.passed].as_slice()
+    /// The tokens that may come after so many drafts more; None where that was not computed.
+    pub fn after_drafts(&self, drafts: usize) -> Option<&Mask> {
+        self.masks.get(self.passed + drafts).map(SimpleVob::as_slice)
     }
 
     /// Takes in the next draft, which was drawn; false when the mask after it was not computed.

@@ -32,6 +32,7 @@ pub use littoral_kernels::Arithmetic;
 use littoral_kernels::Format;
 
 use crate::{
+    sample::{Draw, Picked, SampleError, words},
     text::{ChatTemplate, Tokenizer},
     weights::Checkpoint,
 };
@@ -66,6 +67,17 @@ pub struct Segment<'a> {
     pub start: usize,
     pub blocks: &'a [u32],
     pub logits: Logits,
+}
+
+impl Segment<'_> {
+    /// Rows of logits, or of hidden states, that are wanted.
+    pub fn wanted(&self) -> usize {
+        match self.logits {
+            Logits::None => 0,
+            Logits::Last => 1,
+            Logits::All => self.tokens.len(),
+        }
+    }
 }
 
 /// Of which tokens of a segment logits are wanted; of a model that embeds, hidden states.
@@ -259,6 +271,8 @@ pub struct Model {
     label: String,
     info: ModelInfo,
     profile: Profile,
+    /// What the segments of the last forward pass wanted, `[rows, vocab]`, or hidden states, `[rows, dim]`.
+    wanted: Option<Tensor<2>>,
     /// What the device said when it failed; the cache is lost then.
     failed: Option<String>,
 }
@@ -304,7 +318,7 @@ impl Model {
             batch_invariant: batch_invariant(&config.attention, kind),
             pooling,
         };
-        Ok(Self { transformer, cache, device, label, info, profile: Profile::default(), failed: None })
+        Ok(Self { transformer, cache, device, label, info, profile: Profile::default(), wanted: None, failed: None })
     }
 
     pub fn info(&self) -> &ModelInfo {
@@ -316,49 +330,80 @@ impl Model {
         &self.label
     }
 
-    /// Runs all rows of all segments in one forward pass. Per segment the logits that it wants, f32: none, `[vocab]` or
-    /// `[tokens, vocab]`, row after row. A model that embeds gives hidden states in their place, `[dim]` each.
+    /// Runs all rows of all segments in one forward pass, and reads what they want, f32: none, `[vocab]` or
+    /// `[tokens, vocab]` of logits, row after row. A model that embeds gives hidden states in their place, `[dim]` each.
     pub fn step(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
+        self.forward(segments)?;
+        self.read(segments)
+    }
+
+    /// As [`Model::step`], but leaves what the segments want where it was computed, to be drawn from or read, once. On a
+    /// GPU it may still be computing when this returns.
+    pub fn forward(&mut self, segments: &[Segment]) -> Result<(), StepError> {
         if let Some(failed) = &self.failed {
             return Err(StepError::Device(failed.clone()));
         }
         segments.iter().try_for_each(|segment| self.check(segment))?;
+        self.wanted = None;
         if segments.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        let (output, width) = match self.info.pooling {
-            None => (Output::Logits, self.info.vocab),
-            Some(pooling) => (Output::Hidden, pooling.dimensions),
-        };
+        let output = if self.info.pooling.is_some() { Output::Hidden } else { Output::Logits };
         self.profile.start();
-        let forward = catch_unwind(AssertUnwindSafe(|| {
-            let state = State { cache: &mut self.cache, device: &self.device, profile: &mut self.profile };
-            self.transformer.forward(segments, output, state).map(Tensor::into_data)
-        }));
-        let logits = match forward {
-            Ok(logits) => logits,
-            Err(panic) => {
-                let what = message(panic.as_ref());
-                self.failed = Some(what.clone());
-                return Err(StepError::Device(what));
-            }
+        self.wanted = self.on_device(|model| {
+            let state = State { cache: &mut model.cache, device: &model.device, profile: &mut model.profile };
+            model.transformer.forward(segments, output, state)
+        })?;
+        Ok(())
+    }
+
+    /// A token for each draw, from the rows that the segments of the last forward pass wanted logits of, in their order.
+    /// Nothing but the tokens, and the log probabilities that are asked for, is read from the device.
+    pub fn draw(&mut self, draws: &[Draw]) -> Result<Vec<Result<Picked, SampleError>>, StepError> {
+        let Some(logits) = self.wanted.take().filter(|_| self.info.pooling.is_none()) else {
+            return match draws {
+                [] => Ok(Vec::new()),
+                _ => Err(StepError::Input("there are no logits to draw from".into())),
+            };
         };
-        let logits = match logits.map(|data| data.try_into_vec::<f32>()).transpose() {
-            Ok(logits) => logits.unwrap_or_default(),
+        let [rows, vocab] = logits.dims();
+        if let Some(draw) = draws.iter().find(|draw| draw.row >= rows) {
+            return Err(StepError::Input(format!("a draw from row {} of {rows}", draw.row)));
+        }
+        let words = self.on_device(|model| {
+            let words = ops::draw(logits, draws);
+            model.profile.stop(Part::Sampler);
+            words.into_data()
+        })?;
+        let words =
+            words.try_into_vec::<u32>().map_err(|e| StepError::Device(format!("draws of another type: {e:?}")))?;
+        self.profile.stop(Part::Readback);
+        let width = words.len() / draws.len().max(1);
+        let picked =
+            words.chunks_exact(width.max(1)).zip(draws).map(|(words, draw)| words::read(words, draw.sampling, vocab));
+        Ok(picked.collect())
+    }
+
+    /// What these segments of the last forward pass wanted.
+    pub fn read(&mut self, segments: &[Segment]) -> Result<Vec<Option<Vec<f32>>>, StepError> {
+        let wanted = self.wanted.take();
+        let data = self.on_device(|_| wanted.map(Tensor::into_data))?;
+        let values = match data.map(|data| data.try_into_vec::<f32>()).transpose() {
+            Ok(values) => values.unwrap_or_default(),
             Err(e) => return Err(StepError::Device(format!("logits of another type than f32: {e:?}"))),
         };
-        let mut rest = &logits[..];
+        let width = self.info.pooling.map_or(self.info.vocab, |pooling| pooling.dimensions);
+        let mut rest = &values[..];
         let mut out = Vec::with_capacity(segments.len());
         for (i, segment) in segments.iter().enumerate() {
-            let rows = match segment.logits {
-                Logits::None => {
-                    out.push(None);
-                    continue;
-                }
-                Logits::Last => 1,
-                Logits::All => segment.tokens.len(),
+            let rows = segment.wanted();
+            if rows == 0 {
+                out.push(None);
+                continue;
+            }
+            let Some((own, after)) = rest.split_at_checked(rows * width) else {
+                return Err(StepError::Input("the last step was one of other segments, or was read before".into()));
             };
-            let (own, after) = rest.split_at(rows * width);
             rest = after;
             if own.iter().any(|x| !x.is_finite()) {
                 return Err(StepError::NotFinite { segment: i });
@@ -367,6 +412,15 @@ impl Model {
         }
         self.profile.stop(Part::Readback);
         Ok(out)
+    }
+
+    /// Work on the device, which panics when it fails. Nothing is asked of it afterwards.
+    fn on_device<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T, StepError> {
+        catch_unwind(AssertUnwindSafe(|| work(self))).map_err(|panic| {
+            let what = message(panic.as_ref());
+            self.failed = Some(what.clone());
+            StepError::Device(what)
+        })
     }
 
     /// From now on, where each step spends its time is measured.

@@ -15,12 +15,15 @@ pub enum Part {
     FeedForward,
     /// The last norm and the logits.
     Head,
-    /// Logits from the device to the sampler.
+    /// Draws, where the logits are.
+    Sampler,
+    /// What was drawn, from the device.
     Readback,
 }
 
 impl Part {
-    pub const ALL: [Self; 5] = [Self::Embedding, Self::Attention, Self::FeedForward, Self::Head, Self::Readback];
+    pub const ALL: [Self; 6] =
+        [Self::Embedding, Self::Attention, Self::FeedForward, Self::Head, Self::Sampler, Self::Readback];
 
     /// The value of the label `part` in metrics.
     pub fn name(self) -> &'static str {
@@ -29,6 +32,7 @@ impl Part {
             Self::Attention => "attention",
             Self::FeedForward => "feed_forward",
             Self::Head => "head",
+            Self::Sampler => "sampler",
             Self::Readback => "readback",
         }
     }
@@ -92,7 +96,7 @@ mod tests {
         }
         let spent = profile.spent().unwrap();
         assert!(spent[1] >= Duration::from_millis(2) && spent[1] < Duration::from_millis(1000), "{spent:?}");
-        assert!(spent[0].is_zero() && spent[2].is_zero() && spent[4] < spent[1]);
+        assert!(spent[0].is_zero() && spent[2].is_zero() && spent[5] < spent[1]);
         assert_eq!(Profile::default().spent(), None);
     }
 }

@@ -2,24 +2,18 @@
 
 use super::Sampling;
 
-/// The candidates and their weights: `exp((logit - highest) / temperature)`, cut by min-p, top-k and top-p in this order.
-pub fn candidates<'a>(
-    logits: &[f32],
-    highest: f32,
-    sampling: &Sampling,
-    buffer: &'a mut Vec<(f32, u32)>,
-) -> &'a [(f32, u32)] {
-    let scale = 1.0 / sampling.temperature as f32;
-    // The likeliest token weighs 1.
-    let least = sampling.min_p as f32;
-    buffer.clear();
-    let weighed = logits.iter().zip(0..).map(|(&logit, id)| (((logit - highest) * scale).exp(), id));
-    buffer.extend(weighed.filter(|(weight, _)| *weight >= least));
-    if (1..buffer.len()).contains(&sampling.top_k) {
-        buffer.select_nth_unstable_by(sampling.top_k, order);
-        buffer.truncate(sampling.top_k);
+/// Whether top-k or top-p leaves tokens out, of so many.
+pub fn cuts(sampling: &Sampling, tokens: usize) -> bool {
+    (1..tokens).contains(&sampling.top_k) || sampling.top_p < 1.0
+}
+
+/// What top-k and then top-p leave of candidates, each a weight and a token, of which the heaviest weighs 1.
+pub fn cut<'a>(candidates: &'a mut Vec<(f32, u32)>, sampling: &Sampling) -> &'a [(f32, u32)] {
+    if (1..candidates.len()).contains(&sampling.top_k) {
+        candidates.select_nth_unstable_by(sampling.top_k, order);
+        candidates.truncate(sampling.top_k);
     }
-    if sampling.top_p < 1.0 { nucleus(buffer, sampling.top_p) } else { buffer }
+    if sampling.top_p < 1.0 { nucleus(candidates, sampling.top_p) } else { candidates }
 }
 
 fn order(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {

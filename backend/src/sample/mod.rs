@@ -1,4 +1,5 @@
-//! Sampling: logits in, one token out.
+//! Sampling: logits in, one token out, where the logits are: a GPU draws by itself (`model/ops/cube/draw`), and what it
+//! draws is what the host draws ([`Draw::pick`]) but for candidates that arrive within its rounding.
 //!
 //! Randomness is a function of (seed, choice, index), not of a generator's state: a stream that another node continues
 //! draws what the first one would have drawn, and a request draws the same alone and in a batch. What else a draw
@@ -8,8 +9,9 @@
 //! random number of its own: only two that arrive almost together could change places. (A number looked up in the sum
 //! of all probabilities would fall beside one of thousands of borders, and every border moves with every logit.)
 
-mod adjust;
 mod candidates;
+mod changes;
+mod draw;
 mod logprobs;
 #[cfg(test)]
 mod tests;
@@ -18,7 +20,9 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use adjust::Seen;
+pub use changes::Change;
+use changes::Changes;
+pub use draw::{Draw, Picked, words};
 pub use logprobs::{Logprob, Logprobs};
 
 /// How the tokens of a request are drawn.
@@ -68,16 +72,9 @@ impl Default for Sampling {
 pub struct Sampler {
     sampling: Arc<Sampling>,
     pub choice: u32,
-    seen: Seen,
+    changes: Changes,
     /// Tokens of the answer so far.
     index: u32,
-}
-
-/// A token that was drawn.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Picked {
-    pub id: u32,
-    pub logprobs: Option<Logprobs>,
 }
 
 /// Tokens that may be drawn: bit `i % 32` of word `i / 32`.
@@ -92,69 +89,31 @@ pub enum SampleError {
     Empty,
 }
 
-/// Memory for a draw, kept between draws to spare the allocations.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    logits: Vec<f32>,
-    /// Weight, token.
-    candidates: Vec<(f32, u32)>,
-}
-
 impl Sampler {
     /// For an answer to `prompt`.
     pub fn new(sampling: Arc<Sampling>, choice: u32, prompt: &[u32]) -> Self {
-        let seen = Seen::new(&sampling, prompt);
-        Self { sampling, choice, seen, index: 0 }
+        let changes = Changes::new(&sampling, prompt);
+        Self { sampling, choice, changes, index: 0 }
     }
 
     pub fn seed(&self) -> u64 {
         self.sampling.seed
     }
 
-    /// The next token of the answer, of those that `mask` allows. Equal logits are decided in favour of the smaller id.
-    pub fn pick(&self, logits: &[f32], mask: Option<&Mask>, scratch: &mut Scratch) -> Result<Picked, SampleError> {
-        let Scratch { logits: adjusted, candidates } = scratch;
-        let given = logits;
-        let logits = adjust::adjust(given, &self.sampling, &self.seen, mask, adjusted);
-        let (best, highest) = greatest(logits)?;
-        let id = if self.sampling.temperature <= 0.0 {
-            best
-        } else {
-            let kept = candidates::candidates(logits, highest, &self.sampling, candidates);
-            self.race(kept).unwrap_or(best)
-        };
-        let logprobs = self.sampling.logprobs.map(|top| logprobs::of(given, id, top, candidates));
-        Ok(Picked { id, logprobs })
+    /// The draw of the answer's next token from a row of a step's logits, of those that `mask` allows.
+    pub fn draw<'a>(&'a self, row: usize, mask: Option<&'a Mask>) -> Draw<'a> {
+        Draw { row, sampling: &self.sampling, changes: self.changes.list(), mask, key: self.key() }
     }
 
     /// The token is part of the answer.
     pub fn accept(&mut self, id: u32) {
-        self.seen.count(id);
+        self.changes.count(id, &self.sampling);
         self.index += 1;
     }
 
     /// Position of the next token in the answer.
     pub fn index(&self) -> u32 {
         self.index
-    }
-
-    /// The first to arrive, where a candidate of weight `w` takes the time `-ln(u) / w` and `u` is uniform: each wins
-    /// with the probability `w / sum of all w` (the Gumbel-max trick: Maddison et al. 2014, "A* Sampling").
-    fn race(&self, candidates: &[(f32, u32)]) -> Option<u32> {
-        let key = self.key();
-        let mut first = (f64::INFINITY, None);
-        for &(weight, id) in candidates {
-            let weight = f64::from(weight);
-            let late = uniform(key, id);
-            // -ln(1 - late) is at least `late`: almost all are out of the race before a logarithm is taken.
-            if weight > 0.0 && late < first.0 * weight {
-                let arrival = -(-late).ln_1p() / weight;
-                if arrival < first.0 {
-                    first = (arrival, Some(id));
-                }
-            }
-        }
-        first.1
     }
 
     /// The first 64 bits of SHA-256 over seed, choice and index, little-endian.
@@ -167,26 +126,4 @@ impl Sampler {
             .finalize();
         digest.iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b))
     }
-}
-
-/// A number in [0, 1) for a token: the output of SplitMix64 at `id` steps from `key` (Steele et al. 2014).
-fn uniform(key: u64, id: u32) -> f64 {
-    let mut z = key.wrapping_add((u64::from(id) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    ((z ^ z >> 31) >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// The first greatest logit and its token.
-fn greatest(logits: &[f32]) -> Result<(u32, f32), SampleError> {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (&logit, id) in logits.iter().zip(0u32..) {
-        if logit.is_nan() || logit == f32::INFINITY {
-            return Err(SampleError::NotANumber(id as usize));
-        }
-        if logit > best.1 {
-            best = (id, logit);
-        }
-    }
-    if best.1 == f32::NEG_INFINITY { Err(SampleError::Empty) } else { Ok(best) }
 }

@@ -14,11 +14,15 @@ fn sampler(sampling: Sampling) -> Sampler {
     Sampler::new(Arc::new(sampling), 0, &[])
 }
 
+fn pick(sampler: &Sampler, logits: &[f32], mask: Option<&Mask>) -> Result<Picked, SampleError> {
+    sampler.draw(0, mask).pick(logits)
+}
+
 /// Draws one after the other, as if none became part of the text but for its position.
 fn draw(sampler: &Sampler, logits: &[f32], draws: u32) -> Vec<u32> {
-    let (mut sampler, mut scratch) = (sampler.clone(), Scratch::default());
+    let mut sampler = sampler.clone();
     let mut one = || {
-        let id = sampler.pick(logits, None, &mut scratch).unwrap().id;
+        let id = pick(&sampler, logits, None).unwrap().id;
         sampler.index += 1;
         id
     };
@@ -96,53 +100,52 @@ fn a_wide_nucleus_is_cut_where_a_full_sort_would_cut_it() {
 
 #[test]
 fn penalties_count_what_was_said() {
-    let pick = |sampling: Sampling, prompt: &[u32], answer: &[u32], logits: &[f32]| {
+    let best = |sampling: Sampling, prompt: &[u32], answer: &[u32], logits: &[f32]| {
         let mut sampler = Sampler::new(Arc::new(Sampling { temperature: 0.0, ..sampling }), 0, prompt);
         answer.iter().for_each(|id| sampler.accept(*id));
-        sampler.pick(logits, None, &mut Scratch::default()).unwrap().id
+        pick(&sampler, logits, None).unwrap().id
     };
     let presence = Sampling { presence_penalty: 1.0, ..warm() };
-    assert_eq!(pick(presence.clone(), &[1], &[], &[0.0, 0.9]), 1, "the prompt does not count");
-    assert_eq!(pick(presence.clone(), &[], &[1, 1, 1], &[0.0, 0.9]), 0);
-    assert_eq!(pick(presence, &[], &[1, 1, 1], &[0.0, 1.1]), 1, "three times count once");
+    assert_eq!(best(presence.clone(), &[1], &[], &[0.0, 0.9]), 1, "the prompt does not count");
+    assert_eq!(best(presence.clone(), &[], &[1, 1, 1], &[0.0, 0.9]), 0);
+    assert_eq!(best(presence, &[], &[1, 1, 1], &[0.0, 1.1]), 1, "three times count once");
     let frequency = Sampling { frequency_penalty: 0.5, ..warm() };
-    assert_eq!(pick(frequency.clone(), &[], &[1], &[0.0, 0.9]), 1);
-    assert_eq!(pick(frequency, &[], &[1, 1], &[0.0, 0.9]), 0);
+    assert_eq!(best(frequency.clone(), &[], &[1], &[0.0, 0.9]), 1);
+    assert_eq!(best(frequency, &[], &[1, 1], &[0.0, 0.9]), 0);
     let repetition = Sampling { repetition_penalty: 2.0, ..warm() };
-    assert_eq!(pick(repetition.clone(), &[1], &[], &[1.0, 1.9]), 0, "the prompt counts");
-    assert_eq!(pick(repetition.clone(), &[], &[1, 1], &[0.9, 2.0]), 1, "and often counts once");
-    assert_eq!(pick(repetition, &[], &[0], &[-1.0, -1.5]), 1, "a negative logit falls too");
+    assert_eq!(best(repetition.clone(), &[1], &[], &[1.0, 1.9]), 0, "the prompt counts");
+    assert_eq!(best(repetition.clone(), &[], &[1, 1], &[0.9, 2.0]), 1, "and often counts once");
+    assert_eq!(best(repetition, &[], &[0], &[-1.0, -1.5]), 1, "a negative logit falls too");
 }
 
 #[test]
 fn a_bias_moves_a_token_and_a_mask_forbids_it() {
-    let mut scratch = Scratch::default();
     let logits: Vec<f32> = (0..70).map(|i| i as f32 / 10.0).collect();
     let bias = Sampling { logit_bias: vec![(3, 100.0), (69, -100.0)], ..greedy() };
-    assert_eq!(sampler(bias).pick(&logits, None, &mut scratch).unwrap().id, 3);
+    assert_eq!(pick(&sampler(bias), &logits, None).unwrap().id, 3);
     let bias = Sampling { logit_bias: vec![(69, -100.0)], ..greedy() };
-    assert_eq!(sampler(bias).pick(&logits, None, &mut scratch).unwrap().id, 68);
+    assert_eq!(pick(&sampler(bias), &logits, None).unwrap().id, 68);
     let mask = [0b101, 0b10];
-    assert_eq!(sampler(greedy()).pick(&logits, Some(&mask), &mut scratch).unwrap().id, 33);
+    assert_eq!(pick(&sampler(greedy()), &logits, Some(&mask)).unwrap().id, 33);
     for index in 0..200 {
         let sampler = Sampler { index, ..sampler(Sampling { temperature: 2.0, ..warm() }) };
-        assert!([0, 2, 33].contains(&sampler.pick(&logits, Some(&mask), &mut scratch).unwrap().id));
+        assert!([0, 2, 33].contains(&pick(&sampler, &logits, Some(&mask)).unwrap().id));
     }
-    let none = sampler(greedy()).pick(&logits, Some(&[0, 0, 0]), &mut scratch);
+    let none = pick(&sampler(greedy()), &logits, Some(&[0, 0, 0]));
     assert_eq!(none, Err(SampleError::Empty));
 }
 
 #[test]
 fn log_probabilities_are_those_of_the_model_whatever_is_drawn() {
     let sampling = Sampling { logprobs: Some(2), temperature: 0.0, logit_bias: vec![(0, 50.0)], ..warm() };
-    let picked = sampler(sampling).pick(&FOUR, None, &mut Scratch::default()).unwrap();
+    let picked = pick(&sampler(sampling), &FOUR, None).unwrap();
     let logprobs = picked.logprobs.unwrap();
     assert_eq!(picked.id, 0);
     assert!((logprobs.logprob.exp() - 0.0871).abs() < 1e-3, "{logprobs:?}");
     assert_eq!(logprobs.top.iter().map(|t| t.id).collect::<Vec<_>>(), [1, 3]);
     assert!((logprobs.top[0].logprob.exp() - 0.6439).abs() < 1e-3);
     let whole = Sampling { logprobs: Some(9), ..warm() };
-    let top = sampler(whole).pick(&FOUR, None, &mut Scratch::default()).unwrap().logprobs.unwrap().top;
+    let top = pick(&sampler(whole), &FOUR, None).unwrap().logprobs.unwrap().top;
     assert!((top.iter().map(|t| t.logprob.exp()).sum::<f32>() - 1.0).abs() < 1e-5);
 }
 
@@ -173,12 +176,28 @@ fn the_rounding_of_another_batch_changes_no_draw() {
 fn logits_that_are_no_numbers_are_an_error() {
     let penalised = Sampling { frequency_penalty: 1.0, ..warm() };
     for sampling in [warm(), greedy(), Sampling { top_p: 0.5, ..warm() }, penalised] {
-        let pick = |logits: &[f32]| sampler(sampling.clone()).pick(logits, None, &mut Scratch::default());
+        let pick = |logits: &[f32]| pick(&sampler(sampling.clone()), logits, None);
         assert_eq!(pick(&[1.0, f32::NAN]), Err(SampleError::NotANumber(1)));
         assert_eq!(pick(&[f32::INFINITY, 1.0]), Err(SampleError::NotANumber(0)));
         assert_eq!(pick(&[f32::NEG_INFINITY; 3]), Err(SampleError::Empty));
         assert_eq!(pick(&[]), Err(SampleError::Empty));
     }
-    let masked = sampler(warm()).pick(&[f32::NAN, 1.0], Some(&[0b10]), &mut Scratch::default());
+    let masked = pick(&sampler(warm()), &[f32::NAN, 1.0], Some(&[0b10]));
     assert_eq!(masked, Err(SampleError::NotANumber(0)));
+}
+
+#[test]
+fn what_was_drawn_is_read_from_a_devices_words_as_it_was() {
+    for logprobs in [None, Some(0), Some(3), Some(9)] {
+        let sampling = Sampling { logprobs, ..warm() };
+        let sampler = sampler(sampling.clone());
+        let draw = sampler.draw(0, None);
+        let rows = [&FOUR[..], &[f32::NAN, 0.0, 0.0, 0.0], &[0.0, 0.0, 0.0, f32::INFINITY], &[f32::NEG_INFINITY; 4]];
+        for row in rows {
+            let picked = draw.pick(row);
+            let mut words = vec![0; words::width(&[draw], row.len())];
+            words::write(&picked, &mut words);
+            assert_eq!(words::read(&words, &sampling, row.len()), picked, "{logprobs:?}");
+        }
+    }
 }

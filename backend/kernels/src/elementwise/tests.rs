@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::linear::tests::{Random, bits};
-use crate::{Cpu, Level, Pairing, Rotation, rms_norm, rotate, swiglu};
+use crate::{Cpu, Level, Pairing, Rotation, rms_norm, rotate, softmax_weights, swiglu};
 
 /// Runs `compute` on every instruction set with one thread and with three, and checks that all give the same.
 fn everywhere(compute: impl Fn() -> Vec<f32>) -> Vec<f32> {
@@ -115,4 +115,21 @@ fn pairs_turn() {
     }
     let rotation = Rotation { heads: 1, dim: 4, start: 0, pairing: Pairing::Halves, cos: &[], sin: &[] };
     rotate(&mut [], &rotation);
+}
+
+#[test]
+fn weights_of_a_softmax() {
+    let x: Vec<f32> = Random::new(35).floats(1001).iter().map(|x| x * 20.0).collect();
+    for scale in [0.5, 1.0, 3.0] {
+        let y = everywhere(|| {
+            let mut y = vec![f32::NAN; x.len()];
+            softmax_weights(&x, 20.0, scale, &mut y);
+            y
+        });
+        // The difference is rounded once, and again when it is scaled.
+        for (y, x) in y.iter().zip(&x) {
+            let exponent = (f64::from(*x) - 20.0) * f64::from(scale);
+            assert!((f64::from(*y) / exponent.exp() - 1.0).abs() < 2e-6 + exponent.abs() * 2e-7 || *y == 0.0 && exponent < -87.0);
+        }
+    }
 }

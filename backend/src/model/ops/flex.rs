@@ -1,5 +1,7 @@
 //! The operations on the CPU: slices of burn's tensors handed to the kernels.
 
+use std::sync::OnceLock;
+
 use burn::{
     backend::{
         Flex,
@@ -11,6 +13,7 @@ use burn_flex::{FlexTensor, Layout};
 use littoral_kernels::{self as kernels, Keys};
 
 use super::{Kernels, Matrix, PagedAttention, Rotated, Span};
+use crate::sample::{Draw, SampleError, words};
 
 /// A tensor whose elements lie one after the other.
 fn flat(tensor: FlexTensor) -> FlexTensor {
@@ -145,5 +148,21 @@ impl Kernels for Flex {
             let store = kernels::Store { keys: plan.keys, k: floats(&k), k_stride, v: floats(&v), v_stride };
             kernels::attention(floats(&q), &store, &segments, &plan.shape, None, out);
         })
+    }
+    fn draw(logits: FloatTensor<Self>, draws: &[Draw<'_>]) -> IntTensor<Self> {
+        let logits = flat(logits);
+        let [_, vocab] = dims(&logits);
+        let width = words::width(draws, vocab);
+        let rows = floats(&logits);
+        let picked: Vec<OnceLock<_>> = draws.iter().map(|_| OnceLock::new()).collect();
+        kernels::pool::run(draws.len(), |i| {
+            picked[i].get_or_init(|| draws[i].pick(&rows[draws[i].row * vocab..][..vocab]));
+        });
+        let mut out = vec![0u32; draws.len() * width];
+        for (picked, words) in picked.iter().zip(out.chunks_exact_mut(width)) {
+            words::write(picked.get().unwrap_or(&Err(SampleError::Empty)), words);
+        }
+        let shape = Shape::new([draws.len(), width]);
+        FlexTensor::new(burn::tensor::Bytes::from_elems(out), Layout::contiguous(shape), DType::U32)
     }
 }

@@ -20,6 +20,8 @@ use burn::{
 };
 use littoral_kernels::{Arithmetic, AttentionShape, Format, Keys, Pairing, pack};
 
+use crate::sample::Draw;
+
 /// A matrix, or a stack of them, as it lies in memory: `rows` outputs of `cols` inputs each.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Matrix {
@@ -114,6 +116,10 @@ pub trait Kernels: Backend {
         v: FloatTensor<Self>,
         plan: PagedAttention,
     ) -> FloatTensor<Self>;
+
+    /// A token for each draw, from its row of `logits`, `[n, vocab]`: `[draws, width]` words, as [`words`](crate::sample::words)
+    /// says.
+    fn draw(logits: FloatTensor<Self>, draws: &[Draw<'_>]) -> IntTensor<Self>;
 }
 
 /// Matrices, row after row, as a tensor that the device's kernels read: packed bytes on the CPU, little-endian words on a
@@ -189,4 +195,9 @@ pub fn store(cache: Tensor<2>, rows: Tensor<2>, slots: &Tensor<1, Int>, keys: Ke
 pub fn attention(q: Tensor<3>, k: &Tensor<2>, v: &Tensor<2>, plan: PagedAttention) -> Tensor<3> {
     let (k, v) = (k.clone().into_dispatch(), v.clone().into_dispatch());
     Tensor::from_dispatch(Dispatch::attention(q.into_dispatch(), k, v, plan))
+}
+
+/// See [`Kernels::draw`].
+pub fn draw(logits: Tensor<2>, draws: &[Draw]) -> Tensor<2, Int> {
+    Tensor::from_dispatch(Dispatch::draw(logits.into_dispatch(), draws))
 }

@@ -1,6 +1,7 @@
 //! Every operation on every device of this build, against the same written plainly in f64.
 
 mod attention;
+mod draws;
 mod products;
 mod small;
 
@@ -50,6 +51,13 @@ macro_rules! on {
             #[test]
             fn stores() {
                 super::small::stores(&$device);
+            }
+
+            #[test]
+            fn draws() {
+                super::draws::draws(&$device);
+                super::draws::ties(&$device);
+                super::draws::wrong(&$device);
             }
 
             #[test]

@@ -1,6 +1,7 @@
 //! The operations on a GPU: CubeCL kernels for every runtime of burn.
 
 mod attention;
+mod draw;
 mod fold;
 mod linear;
 mod products;
@@ -18,6 +19,7 @@ use cubecl::{calculate_cube_count_elemwise, prelude::*};
 use littoral_kernels::{Keys, Pairing};
 
 use super::{Kernels, Matrix, PagedAttention, Rotated};
+use crate::sample::Draw;
 use fold::Units;
 
 /// A tensor whose elements lie one after the other.
@@ -189,6 +191,10 @@ impl Kernels for CubeBackend {
         plan: PagedAttention,
     ) -> FloatTensor<Self> {
         attention::attention(q, k, v, &plan)
+    }
+
+    fn draw(logits: FloatTensor<Self>, draws: &[Draw<'_>]) -> IntTensor<Self> {
+        draw::draw(logits, draws)
     }
 }
 
