@@ -158,7 +158,7 @@ fn long_and_odd_texts_are_encoded_quickly_and_whole() {
     let ids = loaded.template.encode(&loaded.tokenizer, &messages).unwrap();
     assert!(loaded.tokenizer.decode(&ids).contains(&prose));
     println!("encoded in {:.1} s", begin.elapsed().as_secs_f32());
-    assert!(begin.elapsed().as_secs() < 30);
+    assert!(begin.elapsed().as_secs() < 120);
 }
 
 #[test]

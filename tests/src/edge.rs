@@ -7,7 +7,8 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use littoral_core::{
@@ -23,12 +24,15 @@ use crate::{
     process::{self, Ended, Process},
 };
 
+/// How long an edge may take to hear of its nodes.
+const HEARD: Duration = Duration::from_secs(30);
+
 /// An edge that is about to be started.
 pub struct Setup {
     dir: PathBuf,
     nodes: Vec<(String, SocketAddr)>,
-    /// Further `[[node]]` sections, as they stand in the file.
-    upstreams: Vec<String>,
+    /// Names of further nodes, and their sections as they stand in the file.
+    upstreams: Vec<(String, String)>,
     sections: BTreeMap<&'static str, String>,
 }
 
@@ -99,7 +103,8 @@ impl Setup {
 
     /// Adds a node that speaks OpenAI's API; `more` are further lines of its section.
     pub fn upstream(mut self, name: &str, url: &str, more: &str) -> Self {
-        self.upstreams.push(format!("[[node]]\nkind = 'openai'\nname = '{name}'\naddress = '{url}'\n{more}\n"));
+        let section = format!("[[node]]\nkind = 'openai'\nname = '{name}'\naddress = '{url}'\n{more}\n");
+        self.upstreams.push((name.into(), section));
         self
     }
 
@@ -131,7 +136,7 @@ impl Setup {
         for (name, address) in &self.nodes {
             toml.push_str(&format!("[[node]]\nname = '{name}'\naddress = '{address}'\n\n"));
         }
-        self.upstreams.iter().for_each(|section| toml.push_str(section));
+        self.upstreams.iter().for_each(|(_, section)| toml.push_str(section));
         let config = self.dir.join("edge.toml");
         fs::write(&config, toml).expect("the test's folder can be written to");
         let mut command = Command::new(artefact::binary("littoral"));
@@ -139,12 +144,27 @@ impl Setup {
         (command, keys)
     }
 
+    /// Waits until an edge of this setup has heard of each of its nodes, or said why it has not: its own first look at
+    /// them is so short that a busy machine lets it pass.
+    pub fn wait_for_nodes(&self, edge: &Process) {
+        let began = Instant::now();
+        let nodes = self.nodes.iter().map(|(name, _)| name).chain(self.upstreams.iter().map(|(name, _)| name));
+        for name in nodes {
+            while edge.logged("node", name).is_none() {
+                assert!(began.elapsed() < HEARD, "the edge says nothing of its node {name}\n{}", edge.log());
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
+    /// An edge that knows of its nodes.
     pub fn start(self) -> Edge {
         let (command, keys) = self.command();
         let named = self.sections.get("store").and_then(|lines| lines.lines().find_map(|l| l.strip_prefix("url = ")));
         let store = named
             .map_or_else(|| self.dir.join("littoral.db").display().to_string(), |url| url.trim_matches('\'').into());
         let process = Process::start("edge", command);
+        self.wait_for_nodes(&process);
         let (http, metrics) = (process.address("http"), process.address("metrics"));
         let (keys_file, config) = (self.dir.join("keys.json"), self.dir.join("edge.toml"));
         Edge { process, http, metrics, keys, keys_file, config, store }
@@ -176,7 +196,7 @@ impl Edge {
         let key = self.key(&[&["create", "--tenant", "acme", "--user", "ada"], arguments].concat());
         let client = Client::new(self.http).with_key(&key);
         let known = async || client.get("/v1/models").await.status != 401;
-        eventually("the new key", Duration::from_secs(5), known).await;
+        eventually("the new key", Duration::from_secs(20), known).await;
         client
     }
 }

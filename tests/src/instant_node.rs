@@ -8,7 +8,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{
+            AtomicBool, AtomicU32, AtomicU64,
+            Ordering::{Acquire, Relaxed, Release},
+        },
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -200,7 +203,7 @@ impl InstantNode {
 
     /// Generations under way.
     pub fn open(&self) -> u32 {
-        self.counts().open.load(Relaxed)
+        self.counts().open.load(Acquire)
     }
 
     /// Generations that were asked for since the start.
@@ -439,8 +442,9 @@ impl Stream for Answer {
 impl Drop for Answer {
     fn drop(&mut self) {
         let counts = &self.shared.counts;
-        counts.open.fetch_sub(1, Relaxed);
         let ended = if self.over { &counts.completed } else { &counts.cancelled };
-        ended.fetch_add(1, Relaxed);
+        ended.fetch_add(1, Release);
+        // Last: who sees that none is open finds every one among those that ended.
+        counts.open.fetch_sub(1, Release);
     }
 }

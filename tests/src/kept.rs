@@ -15,10 +15,15 @@ pub fn ask(prompt: &str, stream: bool) -> Value {
     json!({"model": MODEL, "messages": [{"role": "user", "content": prompt}], "temperature": 0, "stream": stream})
 }
 
-/// An edge that shares answers at `url` and waits `timeout_ms` for it: longer than a stall of a busy machine.
+/// An edge that shares answers at `url` and waits `timeout_ms` for it.
 pub fn edge(node: &InstantNode, url: &str, timeout_ms: u32) -> Edge {
     let section = format!("answers = '{url}'\nanswers_timeout_ms = {timeout_ms}");
     Edge::to(&[node.address()]).with("store", &section).start()
+}
+
+/// How many purges the edge has carried out, as its log says.
+pub fn purges(edge: &Edge) -> usize {
+    edge.process.log().matches("answers purged").count()
 }
 
 /// The text of an answer in either form, and what the cache says of it.

@@ -12,6 +12,7 @@ pub mod load;
 pub mod metrics;
 pub mod node;
 pub mod openai_server;
+pub mod port;
 pub mod process;
 pub mod redis_cluster;
 pub mod redis_server;

@@ -203,7 +203,7 @@ pub fn run(name: &str, command: Command, limit: Duration) -> Ended {
         if let Ok(Some(status)) = child.try_wait() {
             forget(child.id());
             // The reader of its standard output hangs up behind the last line.
-            while heard.recv_timeout(Duration::from_secs(1)).is_ok() {}
+            while heard.recv_timeout(Duration::from_secs(10)).is_ok() {}
             return Ended { status, said: read(&log) };
         }
         if began.elapsed() > limit {

@@ -2,7 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::{Mutex, PoisonError, mpsc},
@@ -13,12 +13,16 @@ use std::{
 use crate::{
     artefact,
     certificates::{Authority, Signed},
+    port::Port,
 };
 
 /// A running server, or a place where one was. It ends when dropped.
 pub struct Redis {
-    port: u16,
-    tls: Option<u16>,
+    port: Port,
+    /// Of its TLS.
+    tls: Option<Port>,
+    /// Of its talk with the rest of a cluster.
+    _bus: Option<Port>,
     dir: PathBuf,
     arguments: Vec<String>,
     child: Mutex<Option<Child>>,
@@ -37,14 +41,17 @@ impl Redis {
 
     /// A server that may join a cluster, and is soon given up by the others when it is gone.
     pub fn of_cluster() -> Self {
-        let bus = free_port().to_string();
-        Self::with(
+        let bus = Port::take();
+        let number = bus.number().to_string();
+        let mut redis = Self::with(
             &[
                 &["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"][..],
-                &["--cluster-node-timeout", "1000", "--cluster-port", &bus],
+                &["--cluster-node-timeout", "1000", "--cluster-port", &number],
             ]
             .concat(),
-        )
+        );
+        redis._bus = Some(bus);
+        redis
     }
 
     /// A server that keeps nothing on disk and speaks TLS too, at a port of its own.
@@ -54,10 +61,12 @@ impl Redis {
 
     /// A cluster of one server, which speaks TLS too.
     pub fn cluster_with_tls(signed: &Signed, authority: &Authority) -> Self {
-        let (bus, authority) = (free_port().to_string(), authority.file().display().to_string());
-        let cluster = ["--save", "", "--cluster-enabled", "yes", "--cluster-port", &bus];
+        let bus = Port::take();
+        let (number, authority) = (bus.number().to_string(), authority.file().display().to_string());
+        let cluster = ["--save", "", "--cluster-enabled", "yes", "--cluster-port", &number];
         let tls = ["--tls-cluster", "yes", "--tls-ca-cert-file", &authority];
-        let redis = Self::speaking_tls(signed, &[&cluster[..], &tls].concat());
+        let mut redis = Self::speaking_tls(signed, &[&cluster[..], &tls].concat());
+        redis._bus = Some(bus);
         assert_eq!(redis.command(&[b"CLUSTER", b"ADDSLOTSRANGE", b"0", b"16383"]), "+OK");
         redis.wait_for(b"CLUSTER", b"INFO", "cluster_state:ok");
         redis
@@ -65,8 +74,8 @@ impl Redis {
 
     fn speaking_tls(signed: &Signed, arguments: &[&str]) -> Self {
         let (certificate, key) = (signed.certificate.display().to_string(), signed.key.display().to_string());
-        let port = free_port();
-        let tls = port.to_string();
+        let port = Port::take();
+        let tls = port.number().to_string();
         let speaking = ["--tls-port", &tls, "--tls-auth-clients", "no", "--tls-cert-file", &certificate];
         let mut redis = Self::with(&[arguments, &speaking, &["--tls-key-file", &key]].concat());
         redis.tls = Some(port);
@@ -75,7 +84,7 @@ impl Redis {
 
     /// A replica of this server, once it has all of it.
     pub fn replica(&self) -> Self {
-        let port = self.port.to_string();
+        let port = self.port.number().to_string();
         let replica = Self::with(&["--save", "", "--appendonly", "no", "--replicaof", "127.0.0.1", &port]);
         replica.wait_for(b"INFO", b"replication", "master_link_status:up");
         self.wait_for(b"INFO", b"replication", "state=online");
@@ -91,9 +100,9 @@ impl Redis {
     }
 
     fn with(arguments: &[&str]) -> Self {
-        let port = free_port();
         let arguments = arguments.iter().map(ToString::to_string).collect();
-        let redis = Self { port, tls: None, dir: artefact::scratch("redis"), arguments, child: Mutex::default() };
+        let (port, dir) = (Port::take(), artefact::scratch("redis"));
+        let redis = Self { port, tls: None, _bus: None, dir, arguments, child: Mutex::default() };
         redis.start_again();
         redis
     }
@@ -101,7 +110,7 @@ impl Redis {
     /// Starts the server where it was, with what it kept.
     pub fn start_again(&self) {
         let mut command = Command::new("redis-server");
-        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--dir"]).arg(&self.dir);
+        command.args(["--port", &self.port.number().to_string(), "--bind", "127.0.0.1", "--dir"]).arg(&self.dir);
         command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|e| panic!("redis-server (`apt-get install redis-server`): {e}"));
         *self.child() = Some(child);
@@ -113,7 +122,7 @@ impl Redis {
     }
 
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.port))
+        self.port.address()
     }
 
     pub fn url(&self) -> String {
@@ -122,7 +131,7 @@ impl Redis {
 
     /// Host and port of its TLS.
     pub fn tls_address(&self) -> SocketAddr {
-        SocketAddr::from(([127, 0, 0, 1], self.tls.expect("the server was started with TLS")))
+        self.tls.as_ref().expect("the server was started with TLS").address()
     }
 
     /// Ends it without a warning.
@@ -191,9 +200,4 @@ impl Drop for Redis {
         self.pause(false);
         self.kill();
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("the system gives a port");
-    listener.local_addr().expect("a bound listener has an address").port()
 }

@@ -177,7 +177,7 @@ async fn an_answer_whose_client_left_is_not_kept_in_part() {
     events.chunk().await.unwrap();
     drop(events);
     let left = async || node.counts().cancelled.load(std::sync::atomic::Ordering::Relaxed) == 1;
-    littoral_tests::eventually("the cancellation", std::time::Duration::from_secs(5), left).await;
+    littoral_tests::eventually("the cancellation", std::time::Duration::from_secs(20), left).await;
     node.follow(script);
     assert_eq!(said(&edge.client(), &body).await, MISS);
 }
@@ -228,6 +228,6 @@ async fn a_remembered_decision_is_the_decision() {
     client.with_key(&edge.keys.expired).chat(&body).await.error(401).await;
     std::fs::write(edge.keys_file(), "[]").unwrap();
     let refused = async || client.chat(&body).await.status == 401;
-    littoral_tests::eventually("the key's end", std::time::Duration::from_secs(5), refused).await;
+    littoral_tests::eventually("the key's end", std::time::Duration::from_secs(20), refused).await;
     assert!(decided().await > before.0);
 }

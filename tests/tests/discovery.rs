@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -30,6 +31,13 @@ async fn answered_by(edge: &Edge, user: usize) -> String {
     if answer.status == 200 { node } else { format!("status {}", answer.status) }
 }
 
+/// Writes a file in one step: whoever reads it meanwhile finds the old one or the new one.
+fn replace(file: &Path, text: &str) {
+    let part = file.with_extension("part");
+    std::fs::write(&part, text).unwrap();
+    std::fs::rename(part, file).unwrap();
+}
+
 #[tokio::test]
 async fn a_watched_file_adds_and_removes_nodes() {
     let (one, two) = (InstantNode::start("one", Script::default()), InstantNode::start("two", Script::default()));
@@ -37,11 +45,11 @@ async fn a_watched_file_adds_and_removes_nodes() {
     let file = setup.dir().join("nodes.toml");
     let section =
         |name: &str, node: &InstantNode| format!("[[node]]\nname = '{name}'\naddress = '{}'\n", node.address());
-    std::fs::write(&file, section("a", &one)).unwrap();
+    replace(&file, &section("a", &one));
     let setup = setup.with("fleet", &format!("nodes_file = '{}'", file.display()));
     let edge = setup.with("fleet", "discover_ms = 100").start();
     eventually("the first node", SOON, async || answered_by(&edge, 0).await == "one").await;
-    std::fs::write(&file, section("a", &one) + &section("b", &two)).unwrap();
+    replace(&file, &(section("a", &one) + &section("b", &two)));
     eventually("the second node", SOON, async || {
         let mut seen = Vec::new();
         for user in 0..16 {
@@ -50,15 +58,15 @@ async fn a_watched_file_adds_and_removes_nodes() {
         seen.contains(&"one".to_string()) && seen.contains(&"two".to_string())
     })
     .await;
-    std::fs::write(&file, "[[node]]\nadress = 'x'").unwrap();
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    replace(&file, "[[node]]\nadress = 'x'");
+    let errors = async || edge.metrics().await.get("littoral_discovery_errors_total");
+    eventually("the complaint", SOON, async || errors().await >= 1.0).await;
     assert_eq!(node_names(&edge).await, ["a", "b"], "a file that cannot be read changes nothing");
-    std::fs::write(&file, section("b", &two)).unwrap();
+    replace(&file, &section("b", &two));
     eventually("the first one's end", SOON, async || node_names(&edge).await == ["b"]).await;
     for user in 0..8 {
         assert_eq!(answered_by(&edge, user).await, "two");
     }
-    assert!(edge.metrics().await.get("littoral_discovery_errors_total") >= 1.0);
 }
 
 /// What a name server says.

@@ -12,6 +12,7 @@ use littoral_tests::{
     edge::Edge,
     eventually,
     instant_node::{Fault, Gate, InstantNode, MODEL, Script},
+    port::Port,
 };
 use serde_json::{Value, json};
 use tonic::Status;
@@ -152,9 +153,11 @@ async fn when_every_breaker_is_open_those_that_are_well_again_are_found() {
 
 #[tokio::test]
 async fn killed_again_and_again_under_load_and_no_stream_fails() {
-    let paced = Script { interval: Duration::from_millis(4), ..script() };
-    let mut nodes: Vec<_> = (0..4).map(|i| InstantNode::start(&format!("node {i}"), paced.clone())).collect();
-    let addresses: Vec<_> = nodes.iter().map(InstantNode::address).collect();
+    let paced = Script { interval: Duration::from_millis(8), ..script() };
+    let ports = [(); 4].map(|()| Port::take());
+    let addresses = ports.each_ref().map(Port::address);
+    let start = |name: &str, at| InstantNode::start_at(at, name, paced.clone(), 1);
+    let mut nodes: Vec<_> = addresses.iter().enumerate().map(|(i, at)| start(&format!("node {i}"), *at)).collect();
     let edge = Edge::to(&addresses).with("edge", "workers = 2").start();
     let client = edge.client();
     let asking = (0..240).map(|i| {
@@ -175,7 +178,7 @@ async fn killed_again_and_again_under_load_and_no_stream_fails() {
         // Dies at the next token of any stream.
         tokio::task::spawn_blocking(move || dying.crash()).await.unwrap();
         tokio::time::sleep(Duration::from_millis(150)).await;
-        nodes.push(InstantNode::start_at(address, &format!("reborn {round}"), paced.clone(), 1));
+        nodes.push(start(&format!("reborn {round}"), address));
     }
     let ended = join_all(asking).await;
     let failed = ended.iter().filter(|ended| ended.is_err()).count();
@@ -199,7 +202,7 @@ async fn a_node_that_crashes_at_a_token_is_replaced_for_all_its_streams() {
             tokio::spawn(async move { whole(client.chat(&ask(user, user % 2 == 0)).await, user % 2 == 0).await })
         })
         .collect();
-    let held = async || one.open() >= 8 && one.open() + two.counts().completed.load(Relaxed) as u32 == 32;
+    let held = async || one.open() >= 2 && one.open() + two.counts().completed.load(Relaxed) as u32 == 32;
     eventually("the streams of the one that will die", SOON, held).await;
     gate.open();
     for ended in join_all(asking).await {
@@ -277,7 +280,7 @@ async fn retries_end_with_their_budget() {
 #[tokio::test]
 async fn a_slow_first_token_is_asked_for_twice_and_told_once() {
     let (one, two) = (InstantNode::start("one", script()), InstantNode::start("two", script()));
-    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", "hedge_ms = 150").start();
+    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", "hedge_ms = 1000").start();
     let client = edge.client();
     let user = {
         let mut user = 0;
@@ -286,15 +289,18 @@ async fn a_slow_first_token_is_asked_for_twice_and_told_once() {
         }
         user
     };
+    // A stall of the machine may have hedged one of those.
+    let hedges = async || edge.metrics().await.get("littoral_hedges_total");
+    let cancelled = || one.counts().cancelled.load(Relaxed);
+    let before = (hedges().await, cancelled());
     one.follow(Script { gate: Some((1, Gate::default())), ..script() });
     let began = Instant::now();
     let answer = client.chat(&ask(user, true)).await;
     assert_eq!(answer.header("x-littoral-node"), "two");
     whole(answer, true).await;
-    assert!(began.elapsed() >= Duration::from_millis(150));
-    eventually("the slower one's cancellation", SOON, async || one.counts().cancelled.load(Relaxed) == 1).await;
-    let metrics = edge.metrics().await;
-    assert_eq!(metrics.get("littoral_hedges_total"), 1.0);
+    assert!(began.elapsed() >= Duration::from_millis(1000));
+    eventually("the slower one's cancellation", SOON, async || cancelled() == before.1 + 1).await;
+    assert_eq!(hedges().await, before.0 + 1.0);
 }
 
 #[tokio::test]
@@ -310,7 +316,8 @@ async fn a_draining_node_gets_no_new_work_and_ends_what_it_has() {
             tokio::spawn(async move { whole(client.chat(&ask(user, true)).await, true).await })
         })
         .collect();
-    eventually("streams at the node", SOON, async || one.open() >= 1 && two.open() == 0).await;
+    let held = async || one.open() >= 1 && u64::from(one.open()) + two.counts().completed.load(Relaxed) == 8;
+    eventually("streams at the node", SOON, held).await;
     one.set_serving(false);
     let ready = async || edge.metrics().await.get("littoral_nodes_ready") == 1.0;
     eventually("the edge to hear of it", SOON, ready).await;
@@ -362,8 +369,9 @@ async fn where_a_request_went_and_why_is_told() {
 
 #[tokio::test]
 async fn requests_wait_for_the_first_node_where_they_may() {
-    let node = InstantNode::start("one", script());
-    let address = node.address();
+    let port = Port::take();
+    let address = port.address();
+    let node = InstantNode::start_at(address, "one", script(), 1);
     let edge = Edge::to(&[address]).with("fleet", "wait_ms = 20000").start();
     let client = edge.client();
     whole(client.chat(&ask(0, true)).await, true).await;

@@ -9,6 +9,7 @@ use littoral_tests::{
     eventually,
     instant_node::{Fault, Gate, InstantNode, MODEL, Script},
     node::{self, Node},
+    port::Port,
 };
 use serde_json::{Value, json};
 use tonic::Status;
@@ -116,7 +117,7 @@ async fn a_real_node_that_is_full_says_so() {
         let messages = json!([{"role": "user", "content": "Write a long story about a whale."}]);
         json!({"model": node::MODEL, "messages": messages, "max_tokens": tokens, "stream": true})
     };
-    let mut first = edge.client().chat(&ask(500)).await.events();
+    let mut first = edge.client().chat(&ask(1500)).await.events();
     first.chunk().await.unwrap();
     let error = come_back(edge.client().chat(&ask(5)).await).await;
     assert_eq!(error["code"], "overloaded");
@@ -160,8 +161,9 @@ async fn a_stream_that_breaks_ends_in_an_error_event() {
 async fn a_node_that_dies_is_told_and_missed_and_welcomed_back() {
     let gate = Gate::default();
     let script = Script { gate: Some((3, gate)), ..Script::default() };
-    let dying = InstantNode::start("one", script.clone());
-    let address = dying.address();
+    let port = Port::take();
+    let address = port.address();
+    let dying = InstantNode::start_at(address, "one", script.clone(), 1);
     let edge = Edge::to(&[address]).start();
     let client = edge.client();
 
@@ -215,8 +217,8 @@ async fn a_real_node_is_killed_in_the_middle_of_a_word() {
 
 #[tokio::test]
 async fn an_edge_before_its_nodes_asks_to_come_back() {
-    // A port where nobody listens: bound once, and let go.
-    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let port = Port::take();
+    let address = port.address();
     let edge = Edge::to(&[address]).start();
     come_back(edge.client().chat(&ask(0, true)).await).await;
     edge.client().without_key().chat(&ask(0, true)).await.error(401).await;
@@ -242,14 +244,14 @@ async fn a_node_that_speaks_something_else_is_no_node() {
 #[tokio::test]
 async fn a_deadline_holds_before_and_within_an_answer() {
     let node = InstantNode::start("one", Script::default());
-    let edge = Edge::to(&[node.address()]).with("edge", "deadline_ms = 400").start();
+    let edge = Edge::to(&[node.address()]).with("edge", "deadline_ms = 2000").start();
     let held = |at| Script { gate: Some((at, Gate::default())), ..Script::default() };
     node.follow(held(0));
     for stream in [false, true] {
         let error = edge.client().chat(&ask(0, stream)).await.error(504).await;
         assert_eq!(error["code"], "deadline_exceeded");
     }
-    assert!((1..=400).contains(&node.last_request().deadline_ms), "{}", node.last_request().deadline_ms);
+    assert!((1..=2000).contains(&node.last_request().deadline_ms), "{}", node.last_request().deadline_ms);
     node.follow(held(3));
     edge.client().chat(&ask(0, false)).await.error(504).await;
     let transcript = edge.client().chat(&ask(0, true)).await.events().transcript().await;

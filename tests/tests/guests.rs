@@ -195,7 +195,7 @@ fn a_hostile_guest_is_cut_off_and_the_next_call_meets_a_new_instance() {
     assert!(matches!(told(&worker, "hoard"), Err(GuestError::Trap(_))));
     let before = Instant::now();
     assert!(matches!(told(&worker, "spin"), Err(GuestError::Deadline(_))));
-    assert!(before.elapsed() < Duration::from_secs(5), "{:?}", before.elapsed());
+    assert!(before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
     assert_eq!(denied(told(&worker, "").unwrap()).0, 418);
 }
 
@@ -284,11 +284,11 @@ fn a_filter_that_never_comes_back_is_cut_off_with_an_error_event() {
 }
 
 async fn settle(done: impl Fn() -> bool) {
-    for _ in 0..500 {
+    for _ in 0..2000 {
         if done() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("did not settle within 5 s");
+    panic!("did not settle within 20 s");
 }

@@ -119,7 +119,7 @@ async fn what_a_filter_hides_is_hidden_on_every_way() {
     }
     assert_eq!(node.asked(), 3);
     let done = async || edge.metrics().await.get("littoral_filter_instances") == 0.0;
-    eventually("the filters' end", Duration::from_secs(5), done).await;
+    eventually("the filters' end", Duration::from_secs(20), done).await;
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn a_filter_that_is_not_there_lets_nothing_through() {
         assert!(error["message"].as_str().unwrap().contains("filter"), "{error}");
     }
     assert_eq!(text(&edge.client(), true).await.0, "t1 t2 t3 t4 t5 ");
-    eventually("the node's release", Duration::from_secs(5), async || node.open() == 0).await;
+    eventually("the node's release", Duration::from_secs(20), async || node.open() == 0).await;
 }
 
 #[tokio::test]
@@ -153,9 +153,9 @@ async fn filters_are_capped_and_given_back() {
     assert_eq!(edge.metrics().await.get("littoral_filter_instances"), 3.0);
     // One leaves: its filter ends with it, and its generation.
     streams.pop();
-    eventually("the node's release", Duration::from_secs(5), async || node.open() == 2).await;
+    eventually("the node's release", Duration::from_secs(20), async || node.open() == 2).await;
     let room = async || edge.metrics().await.get("littoral_filter_instances") == 2.0;
-    eventually("the filter's end", Duration::from_secs(5), room).await;
+    eventually("the filter's end", Duration::from_secs(20), room).await;
     gate.open();
     for events in streams {
         let transcript = events.transcript().await;

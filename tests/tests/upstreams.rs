@@ -179,7 +179,7 @@ async fn an_answer_goes_on_at_a_node_of_its_own_kind_or_ends_in_an_error_event()
 #[tokio::test]
 async fn what_is_no_answer_is_contained() {
     let server = OpenAiServer::start(FIVE);
-    let edge = start(alone(&server, "models = ['upstream']").with("edge", "deadline_ms = 1500")).await;
+    let edge = start(alone(&server, "models = ['upstream']").with("edge", "deadline_ms = 5000")).await;
     let client = edge.client();
     let html = Bytes::from_static(b"<html><body>It works!</body></html>");
     let says = |text: &'static str| Conduct::Says(Bytes::from_static(text.as_bytes()));

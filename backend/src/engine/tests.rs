@@ -296,8 +296,11 @@ async fn a_step_that_is_too_much_for_the_device_is_tried_with_fewer() {
 
 #[tokio::test]
 async fn two_requests_share_steps() {
-    let bench = bench(LIMITS, None);
+    let (open, gate) = mpsc::channel();
+    let bench = bench(LIMITS, Some(gate));
     let (a, b) = (bench.submit(job(&[1], 30)), bench.submit(job(&[2, 2], 30)));
+    // No step is done before both are there.
+    drop(open);
     let _ = (collect(a).await, collect(b).await);
     let shared = bench.steps.lock().unwrap().iter().filter(|s| s.len() == 2).count();
     assert!(shared >= 20, "{shared}");
@@ -459,7 +462,7 @@ async fn deadlines_hold_in_the_queue_and_in_the_slot() {
     assert_eq!(collect(waiting).await.code(), code::DEADLINE_EXCEEDED);
     drop(open);
     // Nothing happens any more, and yet the deadline of a paused sequence is kept.
-    let paused = Job { deadline: Some(Instant::now() + Duration::from_millis(50)), ..job(&[1], 100) };
+    let paused = Job { deadline: Some(Instant::now() + Duration::from_secs(2)), ..job(&[1], 100) };
     let paused = bench.submit(paused);
     bench.until(|l| l.running == 1).await;
     bench.until(|l| l.running == 0).await;

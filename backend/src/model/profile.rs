@@ -86,16 +86,19 @@ mod tests {
 
     #[test]
     fn every_part_is_counted_for_itself_and_anew_in_each_step() {
+        const PART: Duration = Duration::from_millis(50);
         let mut profile = Profile::on(Device::flex());
+        let mut began = Instant::now();
         for _ in 0..2 {
+            began = Instant::now();
             profile.start();
-            std::thread::sleep(Duration::from_millis(2));
+            std::thread::sleep(PART);
             profile.stop(Part::Attention);
             profile.stop(Part::Readback);
             profile.stop(Part::Attention);
         }
-        let spent = profile.spent().unwrap();
-        assert!(spent[1] >= Duration::from_millis(2) && spent[1] < Duration::from_millis(1000), "{spent:?}");
+        let (took, spent) = (began.elapsed(), profile.spent().unwrap());
+        assert!(spent[1] >= PART && spent[1] <= took, "{spent:?} in {took:?}");
         assert!(spent[0].is_zero() && spent[2].is_zero() && spent[5] < spent[1]);
         assert_eq!(Profile::default().spent(), None);
     }

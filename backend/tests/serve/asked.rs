@@ -163,7 +163,7 @@ async fn the_node_says_that_it_serves_and_how_much_it_does() {
 
     let node = Node::start(2, 0);
     let mut long = chat("Tell me a story about a fisherman.");
-    long.max_tokens = Some(60);
+    long.max_tokens = Some(200);
     let running = tokio::spawn(collect(node.open(request(&long)).await));
     let info = node.until(|info| info.tokens_per_second > 0.0).await;
     assert!(info.blocks == 1024 && info.free_blocks < 1024);

@@ -119,7 +119,7 @@ async fn a_client_that_goes_ends_its_generation() {
         }
         node.until(|info| info.running == 0).await;
     }
-    assert_eq!(node.metric("littoral_node_requests_total{outcome=\"cancelled\"}").await, 2.0);
+    node.until_metric("littoral_node_requests_total{outcome=\"cancelled\"}", 2.0).await;
 }
 
 #[tokio::test]

@@ -110,6 +110,19 @@ impl Node {
         let line = page.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().unwrap()
     }
+
+    /// Waits until a metric has this value: what ends is counted a moment after it has ended.
+    pub async fn until_metric(&self, name: &str, value: f64) {
+        let patience = Instant::now() + Duration::from_secs(30);
+        loop {
+            let now = self.metric(name).await;
+            if now == value {
+                return;
+            }
+            assert!(Instant::now() < patience, "{name} is still {now}, not {value}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
 }
 
 /// A chat request with one message of the user, greedy, 24 tokens at most.

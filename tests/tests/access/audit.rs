@@ -112,6 +112,7 @@ async fn a_killed_edge_loses_no_request() {
     let (command, keys) = begun.command();
     let config = begun.dir().join("edge.toml");
     let process = Process::start("edge", command);
+    begun.wait_for_nodes(&process);
     let client = Client::new(process.address("http")).with_key(&keys.acme);
     let open: Vec<_> = {
         let mut open = Vec::new();

@@ -44,12 +44,12 @@ async fn a_life(edges: &[&Edge]) {
         at(edge, &third).get("/v1/models").await.ok().await;
     }
     edge.key(&["revoke", &id]);
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     for edge in edges {
         let client = at(edge, &third);
         eventually("the end of the key", SOON, async || client.get("/v1/models").await.status == 401).await;
     }
-    assert!(began.elapsed().as_millis() < 1000, "revoked after {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "revoked after {:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn a_key_lives_in_the_file_of_one_machine() {
 #[tokio::test]
 async fn a_key_lives_in_redis_for_every_edge() {
     let (node, redis) = (InstantNode::start("n", Script::default()), Redis::start());
-    let store = format!("url = '{}'", redis.url());
+    let store = format!("url = '{}'\ntimeout_ms = 5000", redis.url());
     let one = Edge::to(&[node.address()]).with("store", &store).start();
     let two = Edge::to(&[node.address()]).with("store", &store).start();
     a_life(&[&one, &two]).await;
@@ -77,9 +77,10 @@ async fn keys_of_a_file_move_into_the_store() {
     edge.client().get("/v1/models").await.ok().await;
     assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("5 of 5"));
     assert!(edge.key(&["import", file.to_str().unwrap()]).starts_with("0 of 5"));
+    let keys = async || edge.metrics().await.get("littoral_keys");
+    eventually("the store's keys beside the file's", SOON, async || keys().await == 10.0).await;
     fs::write(&file, "[]").unwrap();
-    // The store has been read before the file's end can be noticed.
-    eventually("the store's keys", SOON, async || edge.metrics().await.get("littoral_keys") == 5.0).await;
+    eventually("the store's keys alone", SOON, async || keys().await == 5.0).await;
     edge.client().get("/v1/models").await.ok().await;
     edge.client().with_key(&edge.keys.expired).get("/v1/models").await.error(401).await;
 }
@@ -141,17 +142,17 @@ async fn a_rotated_key_keeps_its_limits_and_its_old_secret_ends_with_the_grace()
     let token = said.lines().find_map(|line| line.strip_prefix("admin token ")).unwrap();
     let admin = Client::new(edge.process.address("admin")).with_key(token);
     let began = Instant::now();
-    let rotated = admin.post(&format!("/admin/keys/{id}/rotate"), r#"{"grace_ms": 2500}"#).await.ok().await;
+    let rotated = admin.post(&format!("/admin/keys/{id}/rotate"), r#"{"grace_ms": 4000}"#).await.ok().await;
     let second = rotated["key"].as_str().unwrap().to_string();
     is_known(&second, 200).await;
     at(&first).get("/v1/models").await.ok().await;
     is_known(&first, 401).await;
     let grace = began.elapsed();
-    assert!((Duration::from_millis(2400)..Duration::from_millis(4000)).contains(&grace), "{grace:?}");
+    assert!((Duration::from_millis(3900)..Duration::from_millis(10_000)).contains(&grace), "{grace:?}");
     let began = Instant::now();
     let third = edge.key(&["rotate", &id]);
     is_known(&second, 401).await;
-    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert_eq!(record(), before);
 
     // The budget goes on where it was: five are left.

@@ -19,6 +19,11 @@ use super::{SOON, ask};
 
 const PRICE: &str = "completion = 1_000_000";
 
+/// Lines for a store in Redis that is waited for longer than a stall of a busy machine.
+fn at(redis: &Redis) -> String {
+    format!("url = '{}'\ntimeout_ms = 5000", redis.url())
+}
+
 /// 100 streams at once against a budget for ten, through these edges.
 async fn hundred_against_ten(node: &InstantNode, edges: &[&Edge]) {
     let client = edges[0].client_with(&["--budget", "50/total"]).await;
@@ -62,10 +67,9 @@ async fn two_edges_and_a_redis_never_overrun_it_either() {
     let node = InstantNode::start("n", Script { interval: Duration::from_millis(5), ..Script::default() });
     let redis = Redis::start();
     let start = || {
-        let url = format!("url = '{}'", redis.url());
         Edge::to(&[node.address()])
             .with("price.\"*\"", PRICE)
-            .with("store", &url)
+            .with("store", &at(&redis))
             .with("cache", "policy = 'off'")
             .start()
     };
@@ -77,7 +81,7 @@ async fn two_edges_and_a_redis_never_overrun_it_either() {
 async fn what_was_reserved_and_not_used_comes_back() {
     let node = InstantNode::start("n", Script::default());
     let redis = Redis::start();
-    for store in [None, Some(format!("url = '{}'", redis.url()))] {
+    for store in [None, Some(at(&redis))] {
         let mut setup = Edge::to(&[node.address()]).with("price.\"*\"", PRICE).with("cache", "policy = 'off'");
         if let Some(url) = &store {
             setup = setup.with("store", url);
@@ -135,17 +139,18 @@ async fn a_rate_is_told_and_kept() {
     let answer = client.chat(&ask(json!({}))).await;
     assert_eq!(answer.header("x-ratelimit-limit-requests"), "60");
     let left: u64 = answer.header("x-ratelimit-remaining-requests").parse().unwrap();
-    assert!((56..59).contains(&left), "{left}");
+    assert!((56..=59).contains(&left), "{left}");
     answer.ok().await;
     let mut refused = None;
-    for _ in 0..62 {
+    // One a second is there again meanwhile.
+    for _ in 0..200 {
         let answer = client.chat(&ask(json!({}))).await;
         if answer.status == 429 {
             refused = Some(answer);
             break;
         }
     }
-    let refused = refused.expect("sixty a minute are not sixty-three at once");
+    let refused = refused.expect("sixty a minute are not two hundred at once");
     assert_eq!(refused.header("x-ratelimit-remaining-requests"), "0");
     assert_eq!(refused.header("retry-after"), "1");
     assert_eq!(refused.error(429).await["code"], "rate_limit_exceeded");
@@ -180,7 +185,7 @@ async fn a_lost_store_leaves_each_edge_its_share() {
     let node = InstantNode::start("n", Script::default());
     let redis = Redis::lasting();
     let start = |more: &str| {
-        let url = format!("url = '{}'\ntimeout_ms = 150\n{more}", redis.url());
+        let url = format!("url = '{}'\ntimeout_ms = 1000\n{more}", redis.url());
         Edge::to(&[node.address()])
             .with("price.\"*\"", PRICE)
             .with("store", &url)
@@ -188,12 +193,20 @@ async fn a_lost_store_leaves_each_edge_its_share() {
             .start()
     };
     let (one, strict) = (start(""), start("on_loss = 'deny'"));
+    let heard = redis.monitor();
     let client = one.client_with(&["--budget", "100/total"]).await;
     let strictly = client.at(strict.http);
     client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
     eventually("the key", SOON, async || strictly.get("/v1/models").await.status == 200).await;
-    // Both edges have said that they are there.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    // Both edges have said again that they are there, and heard of each other.
+    let (mut there, began) = (HashSet::new(), Instant::now());
+    while there.len() < 2 {
+        assert!(began.elapsed() < SOON, "only {there:?}");
+        let line = heard.recv_timeout(SOON).expect("edges ask the store for its version all the time");
+        if line.contains("{littoral}:edges") && line.to_ascii_uppercase().contains("\"ZADD\"") {
+            there.extend(line.rsplit('"').nth(1).map(String::from));
+        }
+    }
     client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
     redis.kill();
     // 90 are left, half of them for this edge: nine answers.
@@ -206,7 +219,7 @@ async fn a_lost_store_leaves_each_edge_its_share() {
             402 => break,
             other => panic!("{other}: {}", answer.text().await),
         }
-        assert!(began.elapsed() < SOON);
+        assert!(began.elapsed() < 3 * SOON);
     }
     assert_eq!(answered, 9);
     strictly.chat(&ask(json!({"max_tokens": 5}))).await.error(503).await;
@@ -240,7 +253,8 @@ async fn a_store_that_stands_still_does_not_hold_up_requests() {
     redis.pause(true);
     let began = Instant::now();
     client.chat(&ask(json!({}))).await.ok().await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    // It would stand still for ever.
+    assert!(began.elapsed() < SOON, "{:?}", began.elapsed());
     redis.pause(false);
     eventually("the store", SOON, async || {
         client.chat(&ask(json!({}))).await.status == 200 && edge.metrics().await.get("littoral_store_lost") == 0.0
@@ -256,10 +270,10 @@ async fn a_slot_granted_too_late_is_given_back() {
     let url = format!("url = '{}'\ntimeout_ms = 100\non_loss = 'deny'", redis.url());
     let edge = Edge::to(&[node.address()]).with("store", &url).with("cache", "policy = 'off'").start();
     let client = edge.client_with(&["--concurrency", "1"]).await;
-    client.chat(&ask(json!({}))).await.ok().await;
+    eventually("an answer", SOON, async || client.chat(&ask(json!({}))).await.status == 200).await;
     let heard = redis.monitor();
     let mut answered = 0;
-    for pause in ["300", "900"] {
+    for pause in ["1500", "2500"] {
         // Takes commands, and carries them out when the time is over.
         assert_eq!(redis.command(&[b"CLIENT", b"PAUSE", pause.as_bytes(), b"ALL"]), "+OK");
         let began = Instant::now();
@@ -267,20 +281,27 @@ async fn a_slot_granted_too_late_is_given_back() {
         assert!(began.elapsed() < Duration::from_millis(pause.parse().unwrap()), "{:?}", began.elapsed());
         // Far less than a lease, which is twenty seconds.
         let free = async || client.chat(&ask(json!({}))).await.status == 200;
-        eventually("the slot", Duration::from_secs(6), free).await;
+        eventually("the slot", Duration::from_secs(10), free).await;
         answered += 1;
     }
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let (mut taken, mut freed) = (HashSet::new(), HashSet::new());
-    for line in heard.try_iter().filter(|line| line.contains("lua]") && line.contains(":concurrency:")) {
-        let lease = line.rsplit('"').nth(1).unwrap().to_string();
-        let kind = line.split('"').nth(1).unwrap().to_ascii_uppercase();
-        match kind.as_str() {
-            "ZADD" => taken.extend([lease]),
-            "ZREM" => freed.extend([lease]),
-            _ => {}
+    let began = Instant::now();
+    loop {
+        for line in heard.try_iter().filter(|line| line.contains("lua]") && line.contains(":concurrency:")) {
+            let lease = line.rsplit('"').nth(1).unwrap().to_string();
+            let kind = line.split('"').nth(1).unwrap().to_ascii_uppercase();
+            match kind.as_str() {
+                "ZADD" => taken.extend([lease]),
+                "ZREM" => freed.extend([lease]),
+                _ => {}
+            }
         }
+        if taken.is_subset(&freed) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(5), "{taken:?} were taken, {freed:?} freed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(taken.len() > answered, "no slot was granted after the edge had given up: {taken:?}");
-    assert!(taken.is_subset(&freed), "{taken:?} were taken, {freed:?} freed");
 }

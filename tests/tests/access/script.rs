@@ -1,5 +1,7 @@
 //! The scripts that count in Redis against the ledger that counts in memory, over random schedules.
 
+use std::time::{Duration, Instant};
+
 use littoral_core::{
     ledger::{Correction, Demand, Ledger},
     limits::charge_kind::{BUDGET, CONCURRENCY, REQUESTS, TOKENS},
@@ -19,6 +21,7 @@ async fn redis_counts_as_the_ledger_does() {
     let (admit, settle) = (Script::new(ADMIT), Script::new(SETTLE));
     let mut granted_total = 0;
     for seed in 0..40 {
+        let began = Instant::now();
         let mut random = StdRng::seed_from_u64(seed);
         let mut ledger = Ledger::default();
         let mut now: u64 = 1_700_000_000_000;
@@ -47,6 +50,10 @@ async fn redis_counts_as_the_ledger_does() {
                 call.arg(demand.limit).arg(demand.window_ms);
             }
             let said: Vec<i64> = call.invoke_async(&mut link).await.unwrap();
+            // Redis forgets by its own clock, a second after a write at the earliest, whatever time it is told.
+            if began.elapsed() > Duration::from_millis(900) {
+                break;
+            }
             match ledger.admit(&demands, &lease, now + 20_000, now) {
                 Ok(grants) => {
                     let flat = grants.iter().flat_map(|g| [g.amount as i64, g.remaining as i64, g.reset_ms as i64]);

@@ -15,6 +15,7 @@ use littoral_tests::{
     eventually,
     instant_node::{InstantNode, Script},
     metrics::Metrics,
+    port::Port,
     process::{self, Process},
     syslog_receiver::SyslogReceiver,
 };
@@ -82,12 +83,14 @@ async fn ask(client: &Client, times: usize) {
 #[tokio::test]
 async fn lines_arrive_and_a_receiver_that_was_away_gets_what_it_missed() {
     let (node, parts) = (InstantNode::start("n", Script::default()), parts());
-    let receiver = SyslogReceiver::start(ANYWHERE, &parts.own, None);
-    let address = receiver.address();
+    let port = Port::take();
+    let address = port.address();
+    let receiver = SyslogReceiver::start(address, &parts.own, None);
     let edge = parts.setup(&node, address, "").start();
     ask(&edge.client(), 30).await;
     eventually("the lines", SOON, async || numbers(&receiver.messages()).len() == 30).await;
-    assert_eq!(edge.metrics().await.get("littoral_audit_sink_lag_lines"), 0.0);
+    let none = async || edge.metrics().await.get("littoral_audit_sink_lag_lines") == 0.0;
+    eventually("that they were sent", SOON, none).await;
     let first = receiver.messages();
     drop(receiver);
     ask(&edge.client(), 50).await;
@@ -97,7 +100,8 @@ async fn lines_arrive_and_a_receiver_that_was_away_gets_what_it_missed() {
         metrics.get("littoral_audit_sink_lag_lines") >= 50.0 && (0.1..60.0).contains(&lag)
     };
     eventually("the lag", SOON, behind).await;
-    assert!(edge.metrics().await.get("littoral_audit_sink_failures_total") >= 1.0);
+    let failed = async || edge.metrics().await.get("littoral_audit_sink_failures_total") >= 1.0;
+    eventually("a failure", SOON, failed).await;
     let receiver = SyslogReceiver::start(address, &parts.own, None);
     let all = async || numbers(&[first.clone(), receiver.messages()].concat()) == (1..=80).collect();
     eventually("the rest", SOON, all).await;
@@ -127,7 +131,8 @@ async fn a_killed_edge_goes_on_where_it_was() {
     // What it has confirmed is not sent a second time.
     let position =
         async || std::fs::read_to_string(parts.audit().join("syslog.position")).is_ok_and(|text| text == "210\n");
-    eventually("the receiver's word", SOON, position).await;
+    // It is asked for every ten seconds.
+    eventually("the receiver's word", 3 * SOON, position).await;
     process.terminate();
     process.wait(SOON);
     let had = receiver.messages().len();
@@ -162,7 +167,8 @@ async fn a_receiver_nobody_vouches_for_gets_nothing() {
         let failed =
             async || Metrics::of(process.address("metrics")).await.get("littoral_audit_sink_failures_total") >= 2.0;
         eventually("the refusal", SOON, failed).await;
-        assert!(process.log().contains("the audit log's syslog receiver cannot follow"));
+        let told = async || process.log().contains("the audit log's syslog receiver cannot follow");
+        eventually("the log to say so", SOON, told).await;
         assert_eq!(receiver.messages(), [""; 0]);
     }
 }

@@ -23,7 +23,8 @@ fn authorities() -> (Authority, Authority) {
 }
 
 fn edge(node: &InstantNode, url: &str, authority: &Path) -> Setup {
-    let store = format!("url = '{url}'\nca_file = '{}'\nanswers_timeout_ms = 500", authority.display());
+    let timeouts = "timeout_ms = 5000\nanswers_timeout_ms = 5000";
+    let store = format!("url = '{url}'\nca_file = '{}'\n{timeouts}", authority.display());
     Edge::to(&[node.address()]).with("store", &store)
 }
 
@@ -100,7 +101,7 @@ async fn answers_that_cannot_be_shared_safely_are_kept_alone() {
     let node = InstantNode::start("n", Script::default());
     let answers = |file: &Path| {
         let answers = format!("answers = 'rediss://{}'\nca_file = '{}'", redis.tls_address(), file.display());
-        Edge::to(&[node.address()]).with("store", &answers).with("store", "answers_timeout_ms = 500").start()
+        Edge::to(&[node.address()]).with("store", &answers).with("store", "answers_timeout_ms = 5000").start()
     };
     let (wrong, right) = (answers(&other.file()), answers(&authority.file()));
     for _ in 0..5 {

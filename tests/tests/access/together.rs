@@ -146,7 +146,7 @@ async fn a_leader_that_leaves_is_charged_and_recorded_when_its_generation_ends()
 async fn who_may_not_pay_leaves_the_generation_to_who_may() {
     let node = InstantNode::start("n", Script { interval: Duration::from_millis(5), ..Script::default() });
     let redis = Redis::start();
-    for store in [None, Some(format!("url = '{}'", redis.url()))] {
+    for store in [None, Some(format!("url = '{}'\ntimeout_ms = 5000", redis.url()))] {
         let mut setup = priced(&[&node]);
         if let Some(url) = &store {
             setup = setup.with("store", url);
@@ -248,8 +248,7 @@ async fn a_remembered_decision_is_charged_recorded_and_revoked() {
         eventually("a refusal", SOON, async || fresh.chat(&same(false)).await.status == 402).await;
     }
     edge.key(&["revoke", key.split('_').nth(1).unwrap()]);
-    eventually("the end of the key", Duration::from_secs(1), async || client.chat(&same(false)).await.status == 401)
-        .await;
+    eventually("the end of the key", SOON, async || client.chat(&same(false)).await.status == 401).await;
 }
 
 #[tokio::test]
@@ -258,7 +257,7 @@ async fn a_follower_at_another_edge_pays_no_tokens() {
     let node = InstantNode::start("n", Script { gate: Some((3, gate.clone())), ..Script::default() });
     let redis = Redis::start();
     let start = || {
-        let section = format!("url = '{}'\nanswers_timeout_ms = 100", redis.url());
+        let section = format!("url = '{}'\ntimeout_ms = 5000\nanswers_timeout_ms = 5000", redis.url());
         priced(&[&node]).with("store", &section).start()
     };
     let (one, two) = (start(), start());

@@ -94,7 +94,7 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     let secret = first.dir().join("secret");
     let start = |setup: littoral_tests::edge::Setup| {
         setup
-            .with("store", &format!("url = '{}'", redis.url()))
+            .with("store", &format!("url = '{}'\ntimeout_ms = 5000", redis.url()))
             .with("token", &format!("issuer = 'https://edge.example'\nsecret_file = '{}'", secret.display()))
             .start()
     };
@@ -156,7 +156,7 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     revoke(&["--jti", read["jti"].as_str().unwrap()]);
     let began = std::time::Instant::now();
     eventually("the end of the token", SOON, async || models(&other, access).await.status == 401).await;
-    assert!(began.elapsed() < Duration::from_secs(1));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     models(&other, &fresh).await.ok().await;
     revoke(&["--subject", "ada"]);
     eventually("the end of the subject", SOON, async || models(&other, &fresh).await.status == 401).await;
@@ -193,6 +193,6 @@ async fn a_token_of_the_command_line_is_as_good_as_one_of_the_edge() {
     assert!(revoked.status.success(), "{}", revoked.said);
     let began = std::time::Instant::now();
     eventually("the end of the token", SOON, async || models(&edge, &token).await.status == 401).await;
-    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     models(&edge, &mint(&[])).await.ok().await;
 }
