@@ -93,7 +93,7 @@ impl Sequence {
         // No more than the answer may still have, less the token that is drawn anyway.
         let left = self.max_tokens.saturating_sub(self.sampler.index() as usize + 1);
         if let Some(lookup) = &mut self.lookup {
-            self.drafts.extend(lookup.draft(&self.tokens).iter().take(left));
+            self.drafts.extend(lookup.draft(&self.tokens).into_iter().take(left));
         }
         self.drafts.len()
     }

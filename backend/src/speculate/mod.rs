@@ -6,6 +6,10 @@ use std::collections::HashMap;
 
 /// Tokens that must have stood together before.
 const GRAM: usize = 3;
+/// Places where a gram stood that are compared, the latest first.
+const PLACES: usize = 16;
+/// Tokens that, the same before both, make it likely that the text is a copy.
+const SURE: usize = 12;
 /// Drafts of one step at most.
 const MOST: usize = 8;
 /// Tokens for which nothing is drafted after drafts were wrong, at first and at most.
@@ -27,8 +31,8 @@ pub struct Lookup {
     eagerness: Eagerness,
     /// Where the token after a gram stood last.
     after: HashMap<[u32; GRAM], usize>,
-    /// Tokens whose grams are known.
-    known: usize,
+    /// Of each place, where the token after the same gram stood before; 0 where the gram was new.
+    before: Vec<usize>,
     /// Drafts tried next time.
     length: usize,
     /// Tokens until drafts are tried again, and how long the next such rest is.
@@ -38,24 +42,50 @@ pub struct Lookup {
 
 impl Lookup {
     pub fn new(eagerness: Eagerness) -> Self {
-        Self { eagerness, after: HashMap::new(), known: 0, length: MOST / 2, rest: 0, next_rest: REST.0 }
+        Self { eagerness, after: HashMap::new(), before: Vec::new(), length: MOST / 2, rest: 0, next_rest: REST.0 }
     }
 
     /// What may follow `tokens`, the whole sequence so far; nothing where nothing is known or drafts do not pay.
-    pub fn draft<'a>(&mut self, tokens: &'a [u32]) -> &'a [u32] {
-        let Some(last) = tokens.last_chunk::<GRAM>() else { return &[] };
+    pub fn draft(&mut self, tokens: &[u32]) -> Vec<u32> {
+        let Some(last) = tokens.last_chunk::<GRAM>() else { return Vec::new() };
         // The gram at the very end is looked up before it is learnt: it would find itself.
-        for end in self.known.max(GRAM)..tokens.len() {
-            if let Some(gram) = tokens[..end].last_chunk::<GRAM>() {
-                self.after.insert(*gram, end);
+        self.before.resize(self.before.len().max(GRAM), 0);
+        for end in self.before.len()..tokens.len() {
+            let earlier = tokens[..end].last_chunk().and_then(|gram| self.after.insert(*gram, end));
+            self.before.push(earlier.unwrap_or_default());
+        }
+        let Some(latest) = self.after.get(last) else { return Vec::new() };
+        let (start, same) = self.longest(tokens, *latest);
+        let sure = same >= SURE;
+        if self.rest > 0 && !sure {
+            return Vec::new();
+        }
+        let length = if sure { MOST } else { self.length };
+        // Beyond its end the text goes on as it is drafted: what repeats itself has a period.
+        let mut drafts = Vec::with_capacity(length);
+        for at in start..start + length {
+            let next = tokens.get(at).or_else(|| drafts.get(at - tokens.len())).copied();
+            drafts.extend(next);
+        }
+        drafts
+    }
+
+    /// Of the latest places where the last gram stood, the one that has most before it in common with the end of the text:
+    /// where the token after it stood, and how many tokens are the same, [`SURE`] at most.
+    fn longest(&self, tokens: &[u32], latest: usize) -> (usize, usize) {
+        let places = std::iter::successors(Some(latest), |at| self.before.get(*at).copied().filter(|at| *at > 0));
+        let same = |at: usize| {
+            let (there, here) = (tokens[..at].iter().rev(), tokens.iter().rev());
+            there.zip(here).take(SURE).take_while(|(there, here)| there == here).count()
+        };
+        let mut best = (latest, 0);
+        for at in places.take(PLACES) {
+            let same = same(at);
+            if same > best.1 {
+                best = (at, same);
             }
         }
-        self.known = tokens.len();
-        if self.rest > 0 {
-            return &[];
-        }
-        let Some(start) = self.after.get(last) else { return &[] };
-        &tokens[*start..tokens.len().min(start + self.length)]
+        best
     }
 
     /// Takes in how many of the drafts of a step were right; none for a step without drafts.
@@ -86,7 +116,37 @@ mod tests {
         assert!(lookup.draft(&[1, 2, 3, 4, 5, 6, 7]).is_empty());
         assert_eq!(lookup.draft(&[1, 2, 3, 4, 5, 6, 7, 1, 2, 3]), [4, 5, 6, 7]);
         assert_eq!(lookup.draft(&[1, 2, 3, 4, 5, 6, 7, 1, 2, 3, 9, 9, 1, 2, 3]), [9, 9, 1, 2], "the latest counts");
-        assert_eq!(lookup.draft(&[7; 20])[..], [7]);
+    }
+
+    #[test]
+    fn of_several_places_the_one_with_most_in_common_is_gone_on_from() {
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
+        // 1 2 3 is followed by 4 after 8 and by 5 after 9.
+        assert_eq!(lookup.draft(&[8, 1, 2, 3, 4, 9, 1, 2, 3, 5, 8, 1, 2, 3])[0], 4);
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
+        assert_eq!(
+            lookup.draft(&[8, 1, 2, 3, 4, 9, 1, 2, 3, 5, 7, 1, 2, 3])[0],
+            5,
+            "the latest, where all are as good"
+        );
+    }
+
+    #[test]
+    fn what_repeats_itself_is_drafted_beyond_what_there_is() {
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
+        assert_eq!(lookup.draft(&[7; 20]), [7; MOST]);
+        let text: Vec<u32> = (0..20).map(|i| i % 5).collect();
+        assert_eq!(Lookup::new(Eagerness::WhenRight).draft(&text), [0, 1, 2, 3, 4, 0, 1, 2]);
+    }
+
+    #[test]
+    fn a_long_copy_is_drafted_in_full_whatever_was_wrong_before() {
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
+        let text: Vec<u32> = (0..40).collect();
+        let copied = |count: usize| [&text[..], &text[..count]].concat();
+        lookup.learn(4, 0);
+        assert!(lookup.draft(&copied(SURE - 1)).is_empty(), "it rests");
+        assert_eq!(lookup.draft(&copied(SURE)).len(), MOST);
     }
 
     #[test]

@@ -31,11 +31,22 @@ impl Spelling for Mute {
 }
 
 /// Tokens, and the bits of their log probabilities.
-type Said = Vec<(u32, Vec<u32>)>;
+pub type Said = Vec<(u32, Vec<u32>)>;
 
 /// The answer of a node that is new, after those tokens of it that another has sent.
 async fn answer(case: &Case, sent: &[u32], replay: impl Fn(bool) -> Replay) -> Said {
-    let model = case.model(DeviceChoice::Cpu);
+    let sampling = Sampling { seed: 3, logprobs: Some(2), ..Sampling::default() };
+    answer_of(case, DeviceChoice::Cpu, (sent, replay), (sampling, ANSWER)).await
+}
+
+/// At most so many tokens, drawn in this way on this device.
+pub async fn answer_of(
+    case: &Case,
+    device: DeviceChoice,
+    (sent, replay): (&[u32], impl Fn(bool) -> Replay),
+    (sampling, max_tokens): (Sampling, usize),
+) -> Said {
+    let model = case.model(device);
     let (context, replay) = (model.info().context_length, replay(model.info().batch_invariant));
     let limits = Limits { slots: 2, queue: 2, rows: 128, blocks: 32, block_tokens: BLOCK_TOKENS, context, replay };
     let engine = Engine::start(model, limits, Arc::new(Metrics::new(&metrics::NoopRecorder))).unwrap();
@@ -48,8 +59,8 @@ async fn answer(case: &Case, sent: &[u32], replay: impl Fn(bool) -> Replay) -> S
         prefix: Prefix::of(Key::scope("t", None), &prompt, BLOCK_TOKENS),
         prompt,
         task: Task::Answer(vec![Choice { index: 0, resumed: sent.to_vec(), voice, constraint: None }]),
-        max_tokens: ANSWER,
-        sampling: Arc::new(Sampling { seed: 3, logprobs: Some(2), ..Sampling::default() }),
+        max_tokens,
+        sampling: Arc::new(sampling),
         speculate: None,
         ends: [].into(),
         received: Instant::now(),
@@ -76,7 +87,7 @@ async fn collect(mut events: Events) -> Said {
     said
 }
 
-fn as_the_model_wants(batch_invariant: bool) -> Replay {
+pub fn as_the_model_wants(batch_invariant: bool) -> Replay {
     if batch_invariant { Replay::Prefill } else { Replay::Decode }
 }
 

@@ -7,9 +7,11 @@ export const title = "reload in the middle of an answer";
 export async function test(run) {
   const playground = await run.playground();
   const { page } = playground;
-  await playground.send("Write a very long story about the tides, with many chapters.");
+  // Longer than a reload takes on a busy machine.
+  await playground.set({ "Max tokens": 1500 });
+  await playground.send("Count from one to one thousand in words, a line for each number: one, two, three, and so on.");
   await playground.began();
-  await page.waitForTimeout(700);
+  while ((await playground.text()).length < 20) await page.waitForTimeout(20);
   const before = (await playground.text()).slice(0, 20);
   await page.reload();
   assert.equal(await playground.ended(), "stopped");
