@@ -8,8 +8,13 @@ mod gpu;
 mod refused;
 mod resumed;
 
+use std::sync::Arc;
+
 use cases::{CASES, Case, argmax, assert_close, run, segment, table};
-use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Part, Quantize};
+use littoral_node::{
+    model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Part, Quantize},
+    sample::Sampler,
+};
 
 #[test]
 fn every_checkpoint_is_tested() {
@@ -192,8 +197,15 @@ fn a_profiled_step_says_where_its_time_went_and_computes_the_same() {
         let mut model = case.model(DeviceChoice::Cpu).profiled();
         let began = std::time::Instant::now();
         assert_eq!(run(&mut model, &a.ids, 0, &blocks), expected, "{name}");
-        let (took, spent) = (began.elapsed(), model.spent().unwrap());
-        assert!(spent.iter().all(|part| !part.is_zero()), "{name}: {spent:?} of {:?}", Part::ALL);
-        assert!(spent.iter().sum::<std::time::Duration>() <= took, "{name}: {spent:?} in {took:?}");
+        let (took, read) = (began.elapsed(), model.spent().unwrap());
+        assert!(read.iter().sum::<std::time::Duration>() <= took, "{name}: {read:?} in {took:?}");
+        model.forward(&[segment(&a.ids, 0, &blocks)]).unwrap();
+        let sampler = Sampler::new(Arc::default(), 0, &a.ids);
+        assert_eq!(model.draw(&[sampler.draw(0, None)]).unwrap().len(), 1, "{name}");
+        let drawn = model.spent().unwrap();
+        for (part, (read, drawn)) in Part::ALL.into_iter().zip(read.into_iter().zip(drawn)) {
+            assert!(!drawn.is_zero(), "{name}: {part:?}");
+            assert_eq!(read.is_zero(), part == Part::Sampler, "{name}: {part:?} of what is read and not drawn from");
+        }
     }
 }

@@ -139,10 +139,11 @@ impl Load {
         }
     }
 
-    /// Median and 99th percentile between tokens of four answers while two long prompts are read.
+    /// Median and 99th percentile between tokens of four answers while two long prompts are read. Nothing is drafted, so
+    /// that tokens come one by one.
     async fn long_prompts(&self, length: usize) -> anyhow::Result<(f64, f64)> {
         let one = |prompt: String, user: String, max_tokens| async move {
-            self.0.ask(Ask { user: &user, ..Ask::new(&prompt, max_tokens) }).await
+            self.0.ask(Ask { user: &user, speculation: Speculation::Off, ..Ask::new(&prompt, max_tokens) }).await
         };
         let running = (0..4).map(|i| one(words(30, 90 + i), format!("runs {i}"), 300));
         let long = (0..2).map(|i| one(words(length, 100 + i), format!("long {i}"), 1));
