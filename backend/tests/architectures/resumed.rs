@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use littoral_node::{
     engine::{Choice, Engine, Events, Job, Metrics, Spelling, Task, Voice},
-    model::{BLOCK_TOKENS, DeviceChoice},
+    model::{BLOCK_TOKENS, DeviceChoice, Model},
     sample::Sampling,
     schedule::{Key, Limits, Prefix, Replay},
 };
@@ -35,7 +35,10 @@ type Said = Vec<(u32, Vec<u32>)>;
 
 /// The answer of a node that is new, after those tokens of it that another has sent.
 async fn answer(case: &Case, sent: &[u32], replay: impl Fn(bool) -> Replay) -> Said {
-    let model = case.model(DeviceChoice::Cpu);
+    answer_of(case.model(DeviceChoice::Cpu), case, sent, replay).await
+}
+
+async fn answer_of(model: Model, case: &Case, sent: &[u32], replay: impl Fn(bool) -> Replay) -> Said {
     let (context, replay) = (model.info().context_length, replay(model.info().batch_invariant));
     let limits = Limits { slots: 2, queue: 2, rows: 128, blocks: 32, block_tokens: BLOCK_TOKENS, context, replay };
     let engine = Engine::start(model, limits, Arc::new(Metrics::new(&metrics::NoopRecorder))).unwrap();
@@ -89,6 +92,20 @@ async fn the_rest_of_an_answer_has_the_bits_of_the_unbroken_one() {
         assert_eq!(tokens.len(), ANSWER, "{name}");
         for sent in [1, 40, ANSWER - 1] {
             assert_eq!(answer(&case, &tokens[..sent], as_the_model_wants).await, whole[sent..], "{name} after {sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_has_with_keys_and_values_of_f16_too() {
+    for name in ["deepseek-v2", "deepseek-v3", "deepseek-v32", "llama", "qwen2"] {
+        let case = Case::open(name);
+        let whole = answer_of(case.model_of_halves(), &case, &[], as_the_model_wants).await;
+        assert_ne!(whole, answer(&case, &[], as_the_model_wants).await, "{name}: then nothing was rounded");
+        let tokens: Vec<u32> = whole.iter().map(|s| s.0).collect();
+        for sent in [1, 40] {
+            let rest = answer_of(case.model_of_halves(), &case, &tokens[..sent], as_the_model_wants).await;
+            assert_eq!(rest, whole[sent..], "{name} after {sent}");
         }
     }
 }

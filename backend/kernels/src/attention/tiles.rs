@@ -2,7 +2,7 @@
 
 use super::span::SPAN;
 use crate::number::Number;
-use crate::simd::{CHAIN, LANES, Lanes, Simd, Work, by_rows};
+use crate::simd::{CHAIN, LANES, Lanes, Simd, Work, by_rows, prefetch};
 
 /// Elements of values that are added side by side at most, in [`LANES`].
 pub(super) const COLUMNS: usize = 4;
@@ -47,6 +47,11 @@ impl<T: Number> Work for Scores<'_, T> {
                 let now = Sixteens { keys, starts: &starts[done..], k_dim, queries };
                 let at = first + done * LANES;
                 let many = together::<S>(N, now.starts.len());
+                for next in starts[done + many..].iter().take(many) {
+                    for line in (0..k_dim * LANES * size_of::<T>()).step_by(64) {
+                        prefetch(keys.as_ptr().wrapping_add(*next).cast::<u8>().wrapping_add(line));
+                    }
+                }
                 // SAFETY: there are so many sixteens, each inside of the keys, and as many queries as scores.
                 unsafe {
                     match many {
@@ -174,6 +179,11 @@ impl<T: Number> Values<'_, T> {
         for (i, start) in self.starts.iter().enumerate() {
             // SAFETY: as promised.
             let value = unsafe { self.values.as_ptr().add(*start + self.column * LANES) };
+            if let Some(next) = self.starts.get(i + 16) {
+                for line in (0..C * LANES * size_of::<T>()).step_by(64) {
+                    prefetch(self.values.as_ptr().wrapping_add(*next + self.column * LANES).cast::<u8>().wrapping_add(line));
+                }
+            }
             let mut elements = [S::Lanes::splat(0); C];
             for c in 0..C {
                 // SAFETY: as promised.
