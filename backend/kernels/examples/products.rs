@@ -162,7 +162,8 @@ fn attentions() {
         let blocks: Vec<i32> = (0..4096 / 16).rev().collect();
         let width = shape.kv_heads * shape.k_dim;
         let k = vec![0.1; 4096 * width];
-        let store = Store { keys: Keys::Rows, k: Numbers::F32(&k), k_stride: width, v: Numbers::F32(&k), v_stride: width };
+        let store =
+            Store { keys: Keys::Rows, k: Numbers::F32(&k), k_stride: width, v: Numbers::F32(&k), v_stride: width };
         let cases = [(1, 100), (1, 1000), (1, 4000), (8, 1000), (512, 0), (512, 1000)];
         let times = measure(9, &cases, |(rows, start)| {
             let q = vec![0.1; rows * shape.heads * shape.k_dim];

@@ -164,7 +164,10 @@ fn a_cache_of_halves_where_there_can_be_none() {
     };
     let (estimate, error) = load("deepseek-v4", DeviceChoice::Cpu);
     assert_eq!(estimate, error);
-    assert!(error.contains("deepseek_v4 keeps its KV cache in f32") && error.contains("--kv-cache-dtype f32"), "{error}");
+    assert!(
+        error.contains("deepseek_v4 keeps its KV cache in f32") && error.contains("--kv-cache-dtype f32"),
+        "{error}"
+    );
     // Whether there is a GPU or not, the estimate needs none.
     let (error, _) = load("llama", DeviceChoice::Wgpu);
     assert!(error.contains("for the CPU") && error.contains("--kv-cache-dtype f32"), "{error}");

@@ -228,7 +228,8 @@ fn what_is_written_is_rounded_and_lies_where_it_is_read() {
     let mut rows = random.floats(slots.len() * width);
     // Of all sizes, and some that f16 cannot hold.
     rows.iter_mut().enumerate().for_each(|(i, x)| *x *= 2f32.powi(i as i32 % 50 - 30));
-    let odd = [0.0, -0.0, 65504.0, 65519.9, 65520.0, -1e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3e-8, 2.9e-8, 1e-45];
+    let odd =
+        [0.0, -0.0, 65504.0, 65519.9, 65520.0, -1e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3e-8, 2.9e-8, 1e-45];
     rows[..odd.len()].copy_from_slice(&odd);
     let rounded = |x: f32| f16::from_f32(if x.is_nan() { x } else { x.clamp(-65504.0, 65504.0) });
     let same = |is: f16, ought: f16| is.to_bits() == ought.to_bits() || is.is_nan() && ought.is_nan();
@@ -248,7 +249,8 @@ fn what_is_written_is_rounded_and_lies_where_it_is_read() {
                 assert_eq!(floats[place(i)].to_bits(), x.to_bits(), "{keys:?} {i}");
                 assert!(same(kept[place(i)], rounded(*x)), "{keys:?}: {} for {x}, {:?}", kept[place(i)], cpu.level());
             }
-            let others = |left: usize| assert_eq!(left, (48 - slots.len()) * width, "{keys:?}: what else is there stays");
+            let others =
+                |left: usize| assert_eq!(left, (48 - slots.len()) * width, "{keys:?}: what else is there stays");
             others(floats.iter().filter(|x| **x == 7.0).count());
             others(kept.iter().filter(|x| x.to_f32() == 7.0).count());
         }

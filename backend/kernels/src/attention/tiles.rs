@@ -181,7 +181,9 @@ impl<T: Number> Values<'_, T> {
             let value = unsafe { self.values.as_ptr().add(*start + self.column * LANES) };
             if let Some(next) = self.starts.get(i + 16) {
                 for line in (0..C * LANES * size_of::<T>()).step_by(64) {
-                    prefetch(self.values.as_ptr().wrapping_add(*next + self.column * LANES).cast::<u8>().wrapping_add(line));
+                    prefetch(
+                        self.values.as_ptr().wrapping_add(*next + self.column * LANES).cast::<u8>().wrapping_add(line),
+                    );
                 }
             }
             let mut elements = [S::Lanes::splat(0); C];
