@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Instant};
 
-use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, Logits, Model, Options, Segment};
+use littoral_node::model::{BLOCK_TOKENS, DeviceChoice, KvDtype, Logits, Model, Options, Segment};
 
 const PREFILL: [usize; 3] = [32, 128, 512];
 const BATCHES: [usize; 4] = [1, 2, 4, 8];
@@ -11,16 +11,24 @@ const STEPS: usize = 24;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let path = PathBuf::from(args.next().ok_or("usage: speed MODEL [DEVICE] [PAST] [QUANTIZE]")?);
+    let path = PathBuf::from(args.next().ok_or("usage: speed MODEL [DEVICE] [PAST] [QUANTIZE] [KV-CACHE-DTYPE]")?);
     let device: DeviceChoice = args.next().as_deref().unwrap_or("cpu").parse()?;
     let past: usize = args.next().as_deref().unwrap_or("128").parse()?;
     let quantize = args.next().as_deref().unwrap_or("none").parse()?;
+    let kv_cache_dtype = match args.next().as_deref().unwrap_or("auto") {
+        "auto" => None,
+        "f32" => Some(KvDtype::F32),
+        "f16" => Some(KvDtype::F16),
+        other => return Err(format!("unknown type of a KV cache '{other}': auto, f32 or f16").into()),
+    };
     let per_sequence = (past + STEPS + 1).div_ceil(BLOCK_TOKENS);
     let blocks = (per_sequence * 8).max(1024 / BLOCK_TOKENS);
     let begin = Instant::now();
-    let options = Options { device, quantize, kv_blocks: blocks, ..Options::default() };
+    let options = Options { device, quantize, kv_cache_dtype, kv_blocks: blocks, ..Options::default() };
     let mut model = Model::load(&path, options, &|_, _| {})?;
-    println!("{} on {}, loaded in {:.2} s", model.info().name, model.device(), begin.elapsed().as_secs_f32());
+    let seconds = begin.elapsed().as_secs_f32();
+    let info = model.info();
+    println!("{} on {}, {} KV cache, loaded in {seconds:.2} s", info.name, model.device(), info.kv_cache_dtype);
     let vocab = model.info().vocab as u32;
     let token = |i: usize| (i as u32 * 7919 + 13) % vocab;
 

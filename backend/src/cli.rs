@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use littoral_node::model::{self, DeviceChoice, Options, Quantize};
+use littoral_node::model::{self, DeviceChoice, KvDtype, Options, Quantize};
 use tracing_subscriber::EnvFilter;
 
 /// An inference node of Littoral: a language model behind gRPC.
@@ -145,6 +145,16 @@ pub struct Compute {
     /// What matrices that are stored as plain numbers are brought into: none, int8 or int4.
     #[arg(long, default_value = "none")]
     pub quantize: Quantize,
+    /// What keys and values are kept as: f32, or f16 in half the memory; auto is f16 where arithmetic is fast on the CPU.
+    #[arg(long, value_enum, default_value = "auto")]
+    pub kv_cache_dtype: KvCacheDtype,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KvCacheDtype {
+    Auto,
+    F32,
+    F16,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -160,7 +170,13 @@ impl Compute {
             Arithmetic::Exact => model::Arithmetic::Exact,
             Arithmetic::Fast => model::Arithmetic::Fast,
         };
-        Options { device: self.device, arithmetic, quantize: self.quantize, kv_blocks, ..Options::default() }
+        let kv_cache_dtype = match self.kv_cache_dtype {
+            KvCacheDtype::Auto => None,
+            KvCacheDtype::F32 => Some(KvDtype::F32),
+            KvCacheDtype::F16 => Some(KvDtype::F16),
+        };
+        let Self { device, quantize, .. } = self;
+        Options { device, arithmetic, quantize, kv_cache_dtype, kv_blocks, ..Options::default() }
     }
 }
 

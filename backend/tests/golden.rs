@@ -8,7 +8,7 @@ use std::{
 use littoral_core::chat::Message;
 use littoral_node::{
     model::{
-        Arithmetic, BLOCK_TOKENS, Chat, DeviceChoice, LoadError, Logits, Model, Options, Quantize, Segment, StepError,
+        Arithmetic, BLOCK_TOKENS, Chat, DeviceChoice, KvDtype, LoadError, Logits, Model, Options, Segment, StepError,
         estimate, load,
     },
     text::Detokenizer,
@@ -278,12 +278,16 @@ fn a_step_that_contradicts_itself_is_refused() {
 fn the_header_alone_tells_what_is_needed() {
     let loaded = loaded();
     let info = loaded.model.info();
-    let header = estimate(&model_path(), Quantize::None).unwrap();
+    let header = estimate(&model_path(), &options(1)).unwrap();
     // The weights stay in the file's own bytes, which are all but its header.
     let file = std::fs::metadata(model_path()).unwrap().len();
     assert_eq!(header.parameters, 134_515_008);
     assert!((file - (4 << 20)..file).contains(&header.weights_bytes), "{} of {file}", header.weights_bytes);
-    assert_eq!(header.kv_bytes_per_token * BLOCK_TOKENS as u64, info.kv_bytes_per_block);
+    // 30 layers, keys and values, 3 heads of 64.
+    assert_eq!((header.kv_cache_dtype, header.kv_bytes_per_token), (KvDtype::F32, 30 * 2 * 3 * 64 * 4));
+    assert_eq!((info.kv_cache_dtype, info.kv_bytes_per_block), (KvDtype::F32, 46_080 * BLOCK_TOKENS as u64));
+    let fast = estimate(&model_path(), &Options { arithmetic: Arithmetic::Fast, ..options(1) }).unwrap();
+    assert_eq!((fast.kv_cache_dtype, fast.kv_bytes_per_token), (KvDtype::F16, 23_040));
     assert_eq!((header.context_length, info.context_length, info.vocab), (8192, 8192, 49152));
     assert_eq!(info.architecture, "llama");
     assert_eq!(info.revision.len(), 64);
@@ -303,7 +307,7 @@ fn what_cannot_be_loaded_is_refused_by_name() {
     std::fs::remove_file(&path).unwrap();
     let Err(error) = load(&model_path(), options(1 << 26), &|_, _| {}) else { panic!("loaded") };
     assert!(matches!(error, LoadError::Device(_)) && error.to_string().contains("tokens fits"), "{error}");
-    let missing = estimate(Path::new("/nowhere/model.gguf"), Quantize::None).unwrap_err();
+    let missing = estimate(Path::new("/nowhere/model.gguf"), &options(1)).unwrap_err();
     assert!(missing.to_string().starts_with("/nowhere/model.gguf: "), "{missing}");
 }
 
@@ -332,6 +336,7 @@ fn fast_stays_close_to_exact() {
     assert!(ids.len() >= TOKENS, "the text has {} tokens", ids.len());
     let mut exact = exact.model;
     let mut fast = Model::load(&model_path(), fast, &|_, _| {}).unwrap();
+    assert_eq!((exact.info().kv_cache_dtype, fast.info().kv_cache_dtype), (KvDtype::F32, KvDtype::F16));
     let vocab = exact.info().vocab;
     let (mut sum, mut agree) = (0.0, 0);
     for (i, tokens) in ids[..TOKENS].chunks(CHUNK).enumerate() {

@@ -8,9 +8,10 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use half::f16;
 use littoral_kernels::{
-    Arithmetic, AttentionShape, Cpu, Format, Keys, Level, Segment, Store, Weights, attention, linear, pack, rms_norm,
-    swiglu,
+    Arithmetic, AttentionShape, Cpu, Format, Keys, Level, Numbers, Segment, Store, Weights, attention, linear, pack,
+    rms_norm, swiglu,
 };
 
 const LAYERS: usize = 30;
@@ -161,7 +162,8 @@ fn attentions() {
         let blocks: Vec<i32> = (0..4096 / 16).rev().collect();
         let width = shape.kv_heads * shape.k_dim;
         let k = vec![0.1; 4096 * width];
-        let store = Store { keys: Keys::Rows, k: &k, k_stride: width, v: &k, v_stride: width };
+        let store =
+            Store { keys: Keys::Rows, k: Numbers::F32(&k), k_stride: width, v: Numbers::F32(&k), v_stride: width };
         let cases = [(1, 100), (1, 1000), (1, 4000), (8, 1000), (512, 0), (512, 1000)];
         let times = measure(9, &cases, |(rows, start)| {
             let q = vec![0.1; rows * shape.heads * shape.k_dim];
@@ -177,6 +179,47 @@ fn attentions() {
                 time.as_secs_f64() * 1e6
             );
         }
+    }
+}
+
+/// The attention of a step of SmolLM2-135M: one row of each of some sequences, in all layers.
+fn steps() {
+    let shape =
+        AttentionShape { heads: 9, kv_heads: 3, k_dim: 64, v_dim: 64, scale: 0.125, window: None, block_tokens: 16 };
+    const WIDTH: usize = 3 * 64;
+    const TOKENS: usize = 1040;
+    let cases = [(1, 128), (1, 1000), (2, 1000), (8, 128), (8, 512), (8, 1000)];
+    let tables: Vec<Vec<i32>> =
+        (0..8).map(|sequence| (0..TOKENS as i32 / 16).map(|block| block * 8 + sequence).collect()).collect();
+    let numbers = |i: usize| (i * 37 % 101) as f32 / 50.0 - 1.0;
+    let q: Vec<f32> = (0..8 * 9 * 64).map(numbers).collect();
+    let mut out = vec![0.0; q.len()];
+    let floats: Vec<f32> = (0..8 * TOKENS * WIDTH).map(numbers).collect();
+    let halves: Vec<f16> = floats.iter().map(|x| f16::from_f32(*x)).collect();
+    let (floats, halves) = (vec![floats; 2 * LAYERS], vec![halves; 2 * LAYERS]);
+    let plane = |kind: &str, i: usize| match kind {
+        "f32" => Numbers::F32(&floats[i]),
+        _ => Numbers::F16(&halves[i]),
+    };
+    let all: Vec<_> = cases.iter().flat_map(|case| [("f32", *case), ("f16", *case)]).collect();
+    let times = measure(15, &all, |(kind, (sequences, past))| {
+        let segments: Vec<_> = (0..*sequences)
+            .map(|row| Segment { first_row: row, rows: 1, start: *past, blocks: &tables[row] })
+            .collect();
+        for layer in 0..LAYERS {
+            let (k, v) = (plane(kind, 2 * layer), plane(kind, 2 * layer + 1));
+            let store = Store { keys: Keys::Turned, k, k_stride: WIDTH, v, v_stride: WIDTH };
+            let n = sequences * 9 * 64;
+            attention(&q[..n], &store, &segments, &shape, None, black_box(&mut out[..n]));
+        }
+    });
+    for ((kind, (sequences, past)), time) in all.iter().zip(times) {
+        let bytes = if *kind == "f32" { 4 } else { 2 } * 2 * LAYERS * WIDTH * sequences * (past + 1);
+        println!(
+            "attention of a step, {kind}, {sequences} rows at {past:>4}  {:>9.1} us  {:>6.1} GB/s",
+            time.as_secs_f64() * 1e6,
+            bytes as f64 / time.as_secs_f64() / 1e9
+        );
     }
 }
 
@@ -218,6 +261,7 @@ fn main() {
         }
         if wanted("attention") {
             attentions();
+            steps();
         }
         if wanted("small") {
             small();

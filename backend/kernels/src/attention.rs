@@ -2,16 +2,21 @@
 
 mod span;
 mod state;
+mod store;
 #[cfg(test)]
 mod tests;
+mod tiles;
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::Cpu;
 use crate::cells::Cells;
-use crate::simd::{self, LANES, SPAN};
-use span::{Room, Spans};
+use crate::number::{Number, Numbers};
+use crate::simd::{self, LANES};
+use span::{Room, SPAN, Spans};
+use store::Slots;
+pub use store::{Keys, Store};
 
 /// Sizes that all sequences share.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -29,44 +34,6 @@ pub struct AttentionShape {
     pub window: Option<usize>,
     /// Positions of a block of the store.
     pub block_tokens: usize,
-}
-
-/// How keys lie in a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Keys {
-    /// Slot after slot, as values do: element `d` of head `g` of slot `s` is at `s * k_stride + g * k_dim + d`.
-    Rows,
-    /// In sixteens of slots, element after element, as they are multiplied with: the same element is at
-    /// `(s / 16 * k_stride + g * k_dim + d) * 16 + s % 16`. Blocks are whole sixteens.
-    Turned,
-}
-
-impl Keys {
-    /// Writes the keys of all heads of a slot, one row, to a store of rows of that length.
-    ///
-    /// # Panics
-    /// If the store does not have the slot, or the whole sixteen that it belongs to.
-    pub fn write(self, store: &mut [f32], slot: usize, row: &[f32]) {
-        let width = row.len();
-        match self {
-            Self::Rows => store[slot * width..][..width].copy_from_slice(row),
-            Self::Turned => {
-                let sixteen = &mut store[slot / LANES * LANES * width..][..LANES * width];
-                sixteen[slot % LANES..].iter_mut().step_by(LANES).zip(row).for_each(|(to, x)| *to = *x);
-            }
-        }
-    }
-}
-
-/// Keys and values of all sequences. Head `g` of slot `s` has its value at `s * v_stride + g * v_dim`. Both may be the
-/// same numbers.
-#[derive(Clone, Copy)]
-pub struct Store<'a> {
-    pub keys: Keys,
-    pub k: &'a [f32],
-    pub k_stride: usize,
-    pub v: &'a [f32],
-    pub v_stride: usize,
 }
 
 /// Rows of queries of one sequence. Position `t` lies in slot
@@ -90,10 +57,30 @@ const QUERIES: usize = 32;
 /// `q` and what it sees alone.
 ///
 /// # Panics
-/// If lengths do not fit, segments share rows, or a block is not in the store.
+/// If lengths do not fit, segments share rows, a block is not in the store, or keys are of another kind than values.
 pub fn attention(
     q: &[f32],
     store: &Store,
+    segments: &[Segment],
+    shape: &AttentionShape,
+    sinks: Option<&[f32]>,
+    out: &mut [f32],
+) {
+    let Store { keys, k, k_stride, v, v_stride } = *store;
+    match (k, v) {
+        (Numbers::F32(k), Numbers::F32(v)) => {
+            attend(q, &Slots { keys, k, k_stride, v, v_stride }, segments, shape, sinks, out);
+        }
+        (Numbers::F16(k), Numbers::F16(v)) => {
+            attend(q, &Slots { keys, k, k_stride, v, v_stride }, segments, shape, sinks, out);
+        }
+        _ => panic!("attention: keys of another kind than values"),
+    }
+}
+
+fn attend<T: Number>(
+    q: &[f32],
+    store: &Slots<T>,
     segments: &[Segment],
     shape: &AttentionShape,
     sinks: Option<&[f32]>,
@@ -130,9 +117,9 @@ struct Piece {
     queries: Range<usize>,
 }
 
-struct Call<'a> {
+struct Call<'a, T> {
     q: &'a [f32],
-    store: &'a Store<'a>,
+    store: &'a Slots<'a, T>,
     segments: &'a [Segment<'a>],
     shape: &'a AttentionShape,
     sinks: Option<&'a [f32]>,
@@ -144,7 +131,7 @@ thread_local! {
     static ROOM: RefCell<Room> = RefCell::default();
 }
 
-impl Call<'_> {
+impl<T: Number> Call<'_, T> {
     /// Computes a piece on one thread.
     fn whole(&self, cpu: &Cpu, piece: &Piece) {
         ROOM.with_borrow_mut(|room| {
@@ -190,10 +177,17 @@ impl Call<'_> {
         end.saturating_sub(self.shape.window.unwrap_or(end))..end
     }
 
-    #[inline(always)]
-    fn slot(&self, piece: &Piece, position: usize) -> usize {
-        let tokens = self.shape.block_tokens;
-        self.segments[piece.segment].blocks[position / tokens] as usize * tokens + position % tokens
+    /// Adds the slots of positions to `slots`.
+    fn slots(&self, piece: &Piece, positions: Range<usize>, slots: &mut Vec<usize>) {
+        let (tokens, blocks) = (self.shape.block_tokens, self.segments[piece.segment].blocks);
+        let mut at = positions.start;
+        while at < positions.end {
+            let (block, first) = (at / tokens, at % tokens);
+            let many = (tokens - first).min(positions.end - at);
+            let slot = blocks[block] as usize * tokens + first;
+            slots.extend(slot..slot + many);
+            at += many;
+        }
     }
 
     /// Which row and head of queries and outputs a query is.
@@ -204,7 +198,14 @@ impl Call<'_> {
     }
 }
 
-fn check(q: &[f32], store: &Store, segments: &[Segment], shape: &AttentionShape, sinks: Option<&[f32]>, out: &[f32]) {
+fn check<T>(
+    q: &[f32],
+    store: &Slots<T>,
+    segments: &[Segment],
+    shape: &AttentionShape,
+    sinks: Option<&[f32]>,
+    out: &[f32],
+) {
     let AttentionShape { heads, kv_heads, k_dim, v_dim, window, block_tokens, .. } = *shape;
     assert!(kv_heads > 0 && heads > 0 && heads.is_multiple_of(kv_heads), "attention: {heads} heads over {kv_heads}");
     assert!(k_dim > 0 && v_dim > 0 && block_tokens > 0 && window != Some(0), "attention: {shape:?}");

@@ -60,7 +60,7 @@ struct Candidate {
 
 pub fn run(options: Generate) -> anyhow::Result<()> {
     let path = locate(&options.model)?;
-    let estimate = model::estimate(&path, options.compute.quantize).context("the model cannot be read")?;
+    let estimate = model::estimate(&path, &options.compute.options(1)).context("the model cannot be loaded")?;
     if std::io::stderr().is_terminal() {
         super::announce(&estimate);
     }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, io::Write, path::Path};
 
 use anyhow::Context;
 use littoral_node::{
-    model::{Config, Estimate, LoadError, Survey},
+    model::{Config, DeviceChoice, Estimate, LoadError, Options, Survey},
     text::{ChatTemplate, Tokenizer},
     weights::{Checkpoint, Generation},
 };
@@ -50,6 +50,8 @@ struct Needs {
     context_length: usize,
     vocab: usize,
     weights_bytes: u64,
+    /// What `--kv-cache-dtype auto` is on the CPU.
+    kv_cache_dtype: String,
     kv_bytes_per_token: u64,
     left_out: usize,
     unknown_keys: Vec<String>,
@@ -138,12 +140,15 @@ impl Report {
     fn add_model(&mut self, checkpoint: &Checkpoint) -> Result<(), LoadError> {
         let at = |problem: littoral_node::model::Problem| problem.at(checkpoint.path());
         let config = Config::of(checkpoint.config()).map_err(at)?;
-        let estimate = Estimate::of(checkpoint, &config, None).map_err(at)?;
+        let options = Options { device: DeviceChoice::Cpu, ..Options::default() };
+        let kv = options.kv_dtype(&config).map_err(at)?;
+        let estimate = Estimate::of(checkpoint, &config, None, kv).map_err(at)?;
         self.needs = Some(Needs {
             parameters: estimate.parameters,
             context_length: estimate.context_length,
             vocab: config.vocab,
             weights_bytes: estimate.weights_bytes,
+            kv_cache_dtype: estimate.kv_cache_dtype.to_string(),
             kv_bytes_per_token: estimate.kv_bytes_per_token,
             left_out: estimate.skipped,
             unknown_keys: estimate.unread,
@@ -183,7 +188,7 @@ impl Report {
             line("context", format!("{} tokens", needs.context_length));
             line("vocabulary", format!("{} rows", needs.vocab));
             line("weights", format!("{} in memory", bytes(needs.weights_bytes)));
-            line("KV cache", format!("{} a token", bytes(needs.kv_bytes_per_token)));
+            line("KV cache", format!("{} a token in {}", bytes(needs.kv_bytes_per_token), needs.kv_cache_dtype));
             if needs.left_out > 0 {
                 line("left out", format!("{} tensors of multi-token prediction", needs.left_out));
             }

@@ -42,12 +42,13 @@ fn load(path: &Path, compute: Compute, kv_tokens: usize) -> anyhow::Result<(Load
 fn announce(estimate: &Estimate) {
     let stored: Vec<_> = estimate.stored.iter().map(|(kind, n)| format!("{kind} {}", bytes(*n))).collect();
     eprintln!(
-        "{}: {} parameters, {} of weights ({}), {} of KV cache a token",
+        "{}: {} parameters, {} of weights ({}), {} of KV cache a token in {}",
         estimate.architecture,
         count(estimate.parameters),
         bytes(estimate.weights_bytes),
         stored.join(", "),
         bytes(estimate.kv_bytes_per_token),
+        estimate.kv_cache_dtype,
     );
     if estimate.skipped > 0 {
         eprintln!("{} tensors of multi-token prediction are left out: they are not used here", estimate.skipped);

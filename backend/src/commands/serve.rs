@@ -24,7 +24,9 @@ async fn serve(options: Serve) -> anyhow::Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let (model, compute) = (options.model.clone(), options.compute);
     let path = tokio::task::spawn_blocking(move || locate(&model)).await??;
-    let estimate = model::estimate(&path, compute.quantize).context("the model cannot be read")?;
+    let (from, asked) = (path.clone(), compute.options(1));
+    let estimate = tokio::task::spawn_blocking(move || model::estimate(&from, &asked)).await?;
+    let estimate = estimate.context("the model cannot be served")?;
     super::announce(&estimate);
     let http = match &options.http {
         None => None,
@@ -68,12 +70,13 @@ fn announce(server: &Server, settings: &Settings, addresses: &Addresses) -> std:
     let node = server.node();
     let kv = settings.kv_blocks as u64;
     eprintln!(
-        "{} ({} parameters, {} in memory) on {}; {} slots, KV cache of {} tokens in {}",
+        "{} ({} parameters, {} in memory) on {}; {} slots, {} KV cache of {} tokens in {}",
         node.model,
         count(node.info.parameters),
         bytes(node.info.weights_bytes),
         node.device,
         settings.slots,
+        node.info.kv_cache_dtype,
         kv * BLOCK_TOKENS as u64,
         bytes(kv * node.info.kv_bytes_per_block),
     );

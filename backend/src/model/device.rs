@@ -72,6 +72,15 @@ pub enum Kind {
 }
 
 impl DeviceChoice {
+    /// What will compute, without opening what is named.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Self::Cpu => Kind::Cpu,
+            Self::Wgpu | Self::Cuda { .. } => Kind::Gpu,
+            Self::Auto => best().kind,
+        }
+    }
+
     /// Opens the device.
     pub(crate) fn open(self) -> Result<Opened, Problem> {
         match self {

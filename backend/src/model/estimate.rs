@@ -6,7 +6,7 @@ use littoral_kernels::Format;
 
 use crate::weights::{Checkpoint, Kind};
 
-use super::{config::Config, error::Problem, load};
+use super::{cache::KvDtype, config::Config, error::Problem, load};
 
 /// What a model will need.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,7 @@ pub struct Estimate {
     pub stored: BTreeMap<String, u64>,
     /// Bytes of the weights in memory.
     pub weights_bytes: u64,
+    pub kv_cache_dtype: KvDtype,
     pub kv_bytes_per_token: u64,
     pub context_length: usize,
     /// Tensors that predict tokens further ahead and are left out.
@@ -27,14 +28,20 @@ pub struct Estimate {
 
 impl Estimate {
     /// `quantize` is the format that plain matrices will be brought into.
-    pub fn of(checkpoint: &Checkpoint, config: &Config, quantize: Option<Format>) -> Result<Self, Problem> {
+    pub fn of(
+        checkpoint: &Checkpoint,
+        config: &Config,
+        quantize: Option<Format>,
+        kv_cache_dtype: KvDtype,
+    ) -> Result<Self, Problem> {
         let skipped: BTreeSet<&str> = load::skipped(config, checkpoint).into_iter().collect();
         let mut estimate = Self {
             architecture: config.architecture.clone(),
             parameters: 0,
             stored: BTreeMap::new(),
             weights_bytes: 0,
-            kv_bytes_per_token: config.kv_bytes_per_token(),
+            kv_cache_dtype,
+            kv_bytes_per_token: config.kv_bytes_per_token(kv_cache_dtype),
             context_length: config.context_length,
             skipped: skipped.len(),
             unread: config.unread.clone(),
@@ -63,7 +70,7 @@ impl Estimate {
 
     /// Refuses a model that needs more than `there` bytes of a device, and says what would fit.
     pub fn fits(&self, there: u64, device: &str, config: &Config, kv_blocks: usize) -> Result<(), Problem> {
-        let block = config.kv_bytes_per_block();
+        let block = config.kv_bytes_per_block(self.kv_cache_dtype);
         let cache = block.saturating_mul(kv_blocks as u64);
         let needed = self.weights_bytes.saturating_add(cache);
         if needed <= there {

@@ -1,6 +1,7 @@
 //! The transformer: token ids in, logits out. One model, many configs.
 //!
-//! Weights stay in the bytes they were stored in, and are computed with as they are; activations, keys and values are f32.
+//! Weights stay in the bytes they were stored in, and are computed with as they are; activations are f32, keys and values
+//! f32 or f16.
 
 mod attention;
 mod batch;
@@ -39,6 +40,7 @@ use crate::{
 
 pub use attention::Form;
 use cache::KvCache;
+pub use cache::KvDtype;
 use config::AttentionConfig;
 pub use config::{ARCHITECTURES, Config};
 pub use device::{DeviceChoice, UnknownDevice};
@@ -55,9 +57,6 @@ use transformer::{Output, State, Transformer};
 
 /// Tokens whose keys and values one block holds.
 pub const BLOCK_TOKENS: usize = 16;
-
-/// Bytes of an f32.
-const F32: u64 = 4;
 
 /// Tokens of one sequence to run in this step. `tokens[0]` is at position `start`; `blocks` is the sequence's block
 /// table and covers `start + tokens.len()` positions.
@@ -98,6 +97,9 @@ pub struct Options {
     /// Exact: f32 activations. Fast: 8-bit activations where the weights are quantised. GPUs always compute exactly.
     pub arithmetic: Arithmetic,
     pub quantize: Quantize,
+    /// What keys and values are kept as; if it is not said, f16 on the CPU where arithmetic is fast, else f32. V4 and GPUs
+    /// know f32 alone.
+    pub kv_cache_dtype: Option<KvDtype>,
     /// Of multi-head latent attention.
     pub form: Form,
 }
@@ -109,8 +111,16 @@ impl Default for Options {
             kv_blocks: 1,
             arithmetic: Arithmetic::Fast,
             quantize: Quantize::default(),
+            kv_cache_dtype: None,
             form: Form::default(),
         }
+    }
+}
+
+impl Options {
+    /// What the keys and values of a model of this shape are kept as.
+    pub fn kv_dtype(&self, config: &Config) -> Result<KvDtype, Problem> {
+        KvDtype::of(self.kv_cache_dtype, config, self.arithmetic, self.device.kind())
     }
 }
 
@@ -165,6 +175,7 @@ pub struct ModelInfo {
     pub parameters: u64,
     /// Changes when weights, template or tokenizer change.
     pub revision: String,
+    pub kv_cache_dtype: KvDtype,
     pub kv_bytes_per_block: u64,
     /// Bytes of the weights as they lie in memory.
     pub weights_bytes: u64,
@@ -180,12 +191,12 @@ fn batch_invariant(attention: &AttentionConfig, device: Kind) -> bool {
     device == Kind::Cpu && matches!(attention, AttentionConfig::Grouped(_))
 }
 
-/// Reads the headers of a model's files and says what it will need.
-pub fn estimate(path: &Path, quantize: Quantize) -> Result<Estimate, LoadError> {
+/// Reads the headers of a model's files and says what it will need, loaded like this.
+pub fn estimate(path: &Path, options: &Options) -> Result<Estimate, LoadError> {
     let read = || -> Result<Estimate, Problem> {
         let checkpoint = Checkpoint::open(path)?;
         let config = Config::of(checkpoint.config())?;
-        Estimate::of(&checkpoint, &config, quantize.format())
+        Estimate::of(&checkpoint, &config, options.quantize.format(), options.kv_dtype(&config)?)
     };
     read().map_err(|problem| problem.at(path))
 }
@@ -290,9 +301,10 @@ impl Model {
         if kv_blocks == 0 || kv_blocks > i32::MAX as usize / BLOCK_TOKENS {
             return Err(Problem::Device(format!("a cache of {kv_blocks} blocks cannot be")));
         }
-        let estimate = Estimate::of(checkpoint, &config, options.quantize.format())?;
         let pooling = Pooling::of(checkpoint, config.dim)?;
         let Opened { device, label, memory, kind } = options.device.open()?;
+        let kv = KvDtype::of(options.kv_cache_dtype, &config, options.arithmetic, kind)?;
+        let estimate = Estimate::of(checkpoint, &config, options.quantize.format(), kv)?;
         if let Some(there) = memory {
             estimate.fits(there, &label, &config, kv_blocks)?;
         }
@@ -302,7 +314,7 @@ impl Model {
         let parts = catch_unwind(AssertUnwindSafe(|| -> Result<_, Problem> {
             let mut transformer = load::transformer(checkpoint, &config, precision, &device, progress)?;
             transformer.take_form(options.form);
-            Ok((transformer, KvCache::new(&config, kv_blocks, &device)))
+            Ok((transformer, KvCache::new(&config, kv_blocks, kv, &device)))
         }));
         let (transformer, cache) =
             parts.unwrap_or_else(|panic| Err(Problem::Device(format!("{label}: {}", message(panic.as_ref())))))?;
@@ -313,7 +325,8 @@ impl Model {
             vocab: config.vocab,
             parameters: estimate.parameters,
             revision,
-            kv_bytes_per_block: config.kv_bytes_per_block(),
+            kv_cache_dtype: kv,
+            kv_bytes_per_block: config.kv_bytes_per_block(kv),
             weights_bytes: estimate.weights_bytes,
             batch_invariant: batch_invariant(&config.attention, kind),
             pooling,

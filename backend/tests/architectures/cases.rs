@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use littoral_node::model::{Arithmetic, DeviceChoice, Form, Logits, Model, Options, Quantize, Segment};
+use littoral_node::model::{Arithmetic, DeviceChoice, Form, KvDtype, Logits, Model, Options, Quantize, Segment};
 use safetensors::SafeTensors;
 use serde_json::Value;
 
@@ -76,6 +76,11 @@ impl Case {
         self.config.get("kv_lora_rank").is_some()
     }
 
+    /// What it keeps of tokens may be f16.
+    pub fn may_halve(&self) -> bool {
+        self.config["model_type"] != "deepseek_v4"
+    }
+
     pub fn is_grouped(&self) -> bool {
         !self.config["model_type"].as_str().unwrap().starts_with("deepseek")
     }
@@ -87,6 +92,12 @@ impl Case {
 
     pub fn model_in(&self, device: DeviceChoice, form: Form) -> Model {
         self.load(Options { device, form, arithmetic: Arithmetic::Exact, ..self.options() })
+    }
+
+    /// Computes exactly, with keys and values of f16.
+    pub fn model_of_halves(&self) -> Model {
+        let halves = Some(KvDtype::F16);
+        self.load(Options { arithmetic: Arithmetic::Exact, kv_cache_dtype: halves, ..self.options() })
     }
 
     /// Computes with 8-bit activations and quantised weights.

@@ -57,7 +57,7 @@ async fn answers(device: &str) {
     let cut = Sampling { top_p: 0.8, top_k: 50, frequency_penalty: 0.5, ..Sampling::default() };
     for sampling in [Sampling { temperature: 0.0, ..Sampling::default() }, Sampling::default(), cut] {
         let sampling = Sampling { seed: 5, logprobs: Some(3), ..sampling };
-        let answer = |device| answer_of(&case, device, (&[], as_the_model_wants), (sampling.clone(), 12));
+        let answer = |device| answer_of(case.model(device), &case, (&[], as_the_model_wants), (sampling.clone(), 12));
         let (here, there) = (answer(DeviceChoice::Cpu).await, answer(device).await);
         let tokens = |said: &[(u32, Vec<u32>)]| said.iter().map(|(id, _)| *id).collect::<Vec<_>>();
         assert_eq!(tokens(&there), tokens(&here), "{sampling:?}");

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use cases::{CASES, Case, argmax, assert_close, run, segment, table};
 use littoral_node::{
-    model::{BLOCK_TOKENS, DeviceChoice, Form, Logits, Part, Quantize},
+    model::{BLOCK_TOKENS, DeviceChoice, Form, KvDtype, Logits, Part, Quantize},
     sample::Sampler,
 };
 
@@ -121,11 +121,41 @@ fn latent_attention_keeps_its_latent_vector_and_one_key() {
 }
 
 #[test]
+fn keys_and_values_of_f16_take_half_the_memory_and_stay_close() {
+    /// f16 has 11 bits.
+    const MOST: f32 = 1e-2;
+    for case in CASES.map(Case::open).iter().filter(|case| case.may_halve()) {
+        let mut model = case.model_of_halves();
+        let plain = case.model(DeviceChoice::Cpu).info().kv_bytes_per_block;
+        assert_eq!((model.info().kv_cache_dtype, model.info().kv_bytes_per_block * 2), (KvDtype::F16, plain));
+        let a = &case.prompts[0];
+        for chunk in [a.ids.len(), 1, 33] {
+            let blocks: Vec<u32> = table(a.ids.len(), 1, 3).into_iter().rev().collect();
+            let mut logits = Vec::new();
+            for (i, tokens) in a.ids.chunks(chunk).enumerate() {
+                logits.extend(run(&mut model, tokens, i * chunk, &blocks));
+            }
+            // Where V3.2 sees some tokens only, less than rounding decides which.
+            let rows = case.config["index_topk"].as_u64().map_or(a.ids.len(), |top| top as usize) * case.vocab();
+            let error = cases::error(&logits[..rows], &a.logits[..rows]);
+            println!("{} in chunks of {chunk}: {error:.1e}", case.name);
+            // An error as of f32 would mean that nothing was rounded.
+            assert!((1e-5..=MOST).contains(&error), "{} in chunks of {chunk}: {error:e}", case.name);
+        }
+    }
+}
+
+#[test]
 fn a_rows_bits_do_not_depend_on_its_company() {
     // Grouped attention only: the two forms of latent attention differ by rounding.
     for case in CASES.map(Case::open).iter().filter(|case| case.is_grouped()) {
-        for fast in [false, true] {
-            let mut model = if fast { case.quantised_model(Quantize::Int8) } else { case.model(DeviceChoice::Cpu) };
+        for (fast, kept) in [(false, KvDtype::F32), (false, KvDtype::F16), (true, KvDtype::F16)] {
+            let mut model = match (fast, kept) {
+                (true, _) => case.quantised_model(Quantize::Int8),
+                (false, KvDtype::F16) => case.model_of_halves(),
+                (false, KvDtype::F32) => case.model(DeviceChoice::Cpu),
+            };
+            assert_eq!(model.info().kv_cache_dtype, kept);
             let (a, vocab) = (&case.prompts[0], case.vocab());
             let blocks = table(a.ids.len(), 0, 2);
             let whole = run(&mut model, &a.ids, 0, &blocks);
@@ -143,7 +173,7 @@ fn a_rows_bits_do_not_depend_on_its_company() {
                     logits.extend(model.step(&segments).unwrap().remove(place).unwrap());
                 }
                 let same = logits.iter().zip(&whole).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
-                assert_eq!(same, a.ids.len() * vocab, "{} in chunks of {chunk}, fast {fast}", case.name);
+                assert_eq!(same, a.ids.len() * vocab, "{} in chunks of {chunk}, fast {fast}, {kept}", case.name);
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
-use littoral_node::model::{DeviceChoice, Model, Options};
+use littoral_node::model::{DeviceChoice, KvDtype, Model, Options, estimate};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -152,6 +152,32 @@ fn a_table_that_names_experts_that_are_not_there() {
     let part = copy.part("model.layers.0.ffn.gate.tid2eid");
     part.bytes[..8].copy_from_slice(&99i64.to_le_bytes());
     copy.refused(&["tid2eid", "99"]);
+}
+
+#[test]
+fn a_cache_of_halves_where_there_can_be_none() {
+    let load = |name: &str, device| {
+        let options = Options { device, kv_blocks: 8, kv_cache_dtype: Some(KvDtype::F16), ..Options::default() };
+        let estimate = estimate(&cases::folder().join(name), &options).map_err(|e| e.to_string());
+        let loaded = Model::load(&cases::folder().join(name), options, &|_, _| {}).map_err(|e| e.to_string());
+        (estimate.unwrap_err(), loaded.err().expect("refused"))
+    };
+    let (estimate, error) = load("deepseek-v4", DeviceChoice::Cpu);
+    assert_eq!(estimate, error);
+    assert!(
+        error.contains("deepseek_v4 keeps its KV cache in f32") && error.contains("--kv-cache-dtype f32"),
+        "{error}"
+    );
+    // Whether there is a GPU or not, the estimate needs none.
+    let (error, _) = load("llama", DeviceChoice::Wgpu);
+    assert!(error.contains("for the CPU") && error.contains("--kv-cache-dtype f32"), "{error}");
+    let options = Options { device: DeviceChoice::Wgpu, ..Options::default() };
+    assert_eq!(estimate_of(&options), KvDtype::F32);
+    assert_eq!(estimate_of(&Options { device: DeviceChoice::Cpu, ..options }), KvDtype::F16);
+}
+
+fn estimate_of(options: &Options) -> KvDtype {
+    estimate(&cases::folder().join("llama"), options).unwrap().kv_cache_dtype
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Instant};
 
 use littoral_node::{
     engine::{Choice, Engine, Events, Job, Metrics, Spelling, Task, Voice},
-    model::{BLOCK_TOKENS, DeviceChoice},
+    model::{BLOCK_TOKENS, DeviceChoice, Model},
     sample::Sampling,
     schedule::{Key, Limits, Prefix, Replay},
 };
@@ -35,18 +35,20 @@ pub type Said = Vec<(u32, Vec<u32>)>;
 
 /// The answer of a node that is new, after those tokens of it that another has sent.
 async fn answer(case: &Case, sent: &[u32], replay: impl Fn(bool) -> Replay) -> Said {
-    let sampling = Sampling { seed: 3, logprobs: Some(2), ..Sampling::default() };
-    answer_of(case, DeviceChoice::Cpu, (sent, replay), (sampling, ANSWER)).await
+    answer_of(case.model(DeviceChoice::Cpu), case, (sent, replay), (warm(), ANSWER)).await
 }
 
-/// At most so many tokens, drawn in this way on this device.
+fn warm() -> Sampling {
+    Sampling { seed: 3, logprobs: Some(2), ..Sampling::default() }
+}
+
+/// At most so many tokens, drawn in this way from this model.
 pub async fn answer_of(
+    model: Model,
     case: &Case,
-    device: DeviceChoice,
     (sent, replay): (&[u32], impl Fn(bool) -> Replay),
     (sampling, max_tokens): (Sampling, usize),
 ) -> Said {
-    let model = case.model(device);
     let (context, replay) = (model.info().context_length, replay(model.info().batch_invariant));
     let limits = Limits { slots: 2, queue: 2, rows: 128, blocks: 32, block_tokens: BLOCK_TOKENS, context, replay };
     let engine = Engine::start(model, limits, Arc::new(Metrics::new(&metrics::NoopRecorder))).unwrap();
@@ -100,6 +102,22 @@ async fn the_rest_of_an_answer_has_the_bits_of_the_unbroken_one() {
         assert_eq!(tokens.len(), ANSWER, "{name}");
         for sent in [1, 40, ANSWER - 1] {
             assert_eq!(answer(&case, &tokens[..sent], as_the_model_wants).await, whole[sent..], "{name} after {sent}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn it_has_with_keys_and_values_of_f16_too() {
+    for name in ["deepseek-v2", "deepseek-v3", "deepseek-v32", "llama", "qwen2"] {
+        let case = Case::open(name);
+        let answer_of = async |sent: &[u32]| {
+            answer_of(case.model_of_halves(), &case, (sent, as_the_model_wants), (warm(), ANSWER)).await
+        };
+        let whole = answer_of(&[]).await;
+        assert_ne!(whole, answer(&case, &[], as_the_model_wants).await, "{name}: then nothing was rounded");
+        let tokens: Vec<u32> = whole.iter().map(|s| s.0).collect();
+        for sent in [1, 40] {
+            assert_eq!(answer_of(&tokens[..sent]).await, whole[sent..], "{name} after {sent}");
         }
     }
 }

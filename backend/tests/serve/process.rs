@@ -7,7 +7,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use littoral_node::model::{Quantize, estimate};
+use littoral_node::model::{DeviceChoice, Options, estimate};
 use littoral_proto::v1::{DescribeRequest, event::Kind, node_client::NodeClient};
 
 use crate::support::{MODEL, chat, model_file, request};
@@ -192,7 +192,8 @@ async fn it_needs_little_more_memory_than_its_weights() {
     chat.max_tokens = Some(8);
     let mut events = client.generate(request(&chat)).await.unwrap().into_inner();
     while events.message().await.unwrap().is_some() {}
-    let estimate = estimate(&model_file(), Quantize::None).unwrap();
+    let options = Options { device: DeviceChoice::Cpu, ..Options::default() };
+    let estimate = estimate(&model_file(), &options).unwrap();
     let kv = 8192 * estimate.kv_bytes_per_token;
     let peak = status(node.0.id(), "VmHWM");
     let most = estimate.weights_bytes * 13 / 10 + kv + (64 << 20);

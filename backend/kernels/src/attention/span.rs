@@ -4,11 +4,16 @@
 use std::ops::Range;
 
 use super::state::State;
+use super::tiles::{COLUMNS, Means, Scores};
 use super::{Call, Keys, Piece};
 use crate::activation::{Tile, cut};
 use crate::elementwise::sum;
 use crate::exp::exp;
-use crate::simd::{self, COLUMNS, FloatTile, LANES, Level, Rows, RowsTile, SPAN, Simd, TILE, Work};
+use crate::number::Number;
+use crate::simd::{self, FloatTile, LANES, Level, Simd, TILE, Work};
+
+/// Positions whose scores are weighed together.
+pub(super) const SPAN: usize = 256;
 
 /// Elements of keys that are put side by side at a time.
 const COLS: usize = 256;
@@ -22,12 +27,13 @@ pub(super) struct Room {
     queries: Vec<f32>,
     /// What each query sees of a span, counted from its begin.
     seen: Vec<Range<usize>>,
-    /// `[queries][SPAN]`
-    scores: Vec<f32>,
-    /// Where the slots of a span's positions begin.
+    /// `[queries]`
+    scores: Vec<[f32; SPAN]>,
+    /// The slots of a span's positions.
     slots: Vec<usize>,
+    /// Where their values begin, or sixteens of their keys.
     starts: Vec<usize>,
-    keys: Vec<[u32; LANES]>,
+    keys: Vec<[f32; LANES]>,
     /// The last values of rows that are not whole lanes.
     rest: Vec<f32>,
     /// What a span adds to each query: the largest score, the sum of weights, and the sum of values.
@@ -36,21 +42,21 @@ pub(super) struct Room {
 }
 
 /// A piece whose spans are added to a state one after the other.
-pub(super) struct Spans<'a> {
+pub(super) struct Spans<'a, T> {
     pub level: Level,
-    pub call: &'a Call<'a>,
+    pub call: &'a Call<'a, T>,
     pub piece: &'a Piece,
     pub room: &'a mut Room,
 }
 
-impl Spans<'_> {
+impl<T: Number> Spans<'_, T> {
     /// Makes the state what `spans` give.
     pub fn run(mut self, spans: Range<usize>) {
         let queries = self.piece.queries.len();
         self.room.state.reset(queries, self.call.shape.v_dim);
         self.room.tiles.clear();
         cut(0, 0, queries, simd::most_rows(self.level).floats, &mut self.room.tiles);
-        self.room.scores.resize(queries * SPAN, 0.0);
+        self.room.scores.resize(queries, [0.0; SPAN]);
         self.gather();
         for span in spans {
             let begin = span * SPAN;
@@ -61,7 +67,7 @@ impl Spans<'_> {
             // What any of them sees: later queries see later positions.
             let seen = self.room.seen[0].start..self.room.seen[queries - 1].end;
             self.room.slots.clear();
-            self.room.slots.extend(seen.clone().map(|i| self.call.slot(self.piece, begin + i)));
+            self.call.slots(self.piece, begin + seen.start..begin + seen.end, &mut self.room.slots);
             self.score(&seen);
             simd::run(self.level, Softmax { room: self.room, scale: self.call.shape.scale });
             self.add_values(seen.start);
@@ -94,49 +100,47 @@ impl Spans<'_> {
     fn score_turned(&mut self, seen: &Range<usize>) {
         let Self { level, call, piece, room } = self;
         let (k_dim, stride) = (call.shape.k_dim, call.store.k_stride);
-        for block in (seen.start / LANES * LANES..seen.end).step_by(LANES) {
-            // A sixteen of positions is a sixteen of slots. Lanes outside hold anything; nobody looks at their scores.
-            let slot = room.slots[block.max(seen.start) - seen.start];
-            let start = (slot / LANES * stride + piece.kv_head * k_dim) * LANES;
-            let w = call.store.k[start..start + k_dim * LANES].as_chunks().0;
-            for tile in &room.tiles {
-                let x = &room.queries[tile.first * k_dim..][..k_dim * tile.rows];
-                let mut acc = [[0.0; LANES]; TILE];
-                let acc = &mut acc[..tile.rows];
-                simd::float_tile(*level, &FloatTile { w, x }, acc);
-                for (n, acc) in acc.iter().enumerate() {
-                    room.scores[(tile.first + n) * SPAN + block..][..LANES].copy_from_slice(acc);
-                }
-            }
+        let Room { tiles, queries, scores, slots, starts, .. } = &mut **room;
+        // A sixteen of positions is a sixteen of slots. Lanes outside hold anything; nobody looks at their scores.
+        let first = seen.start / LANES * LANES;
+        let start = |slot: usize| (slot / LANES * stride + piece.kv_head * k_dim) * LANES;
+        starts.clear();
+        starts.extend((first..seen.end).step_by(LANES).map(|at| start(slots[at.max(seen.start) - seen.start])));
+        for tile in &*tiles {
+            let queries = &queries[tile.first * k_dim..][..k_dim * tile.rows];
+            let scores = &mut scores[tile.first..][..tile.rows];
+            simd::run(*level, Scores { keys: call.store.k, starts, k_dim, queries, scores, first });
         }
     }
 
     fn score_rows(&mut self, seen: &Range<usize>) {
         let Self { level, call, piece, room } = self;
         let (k_dim, stride) = (call.shape.k_dim, call.store.k_stride);
-        room.keys.resize(COLS.min(k_dim), [0; LANES]);
+        room.keys.resize(COLS.min(k_dim), [0.0; LANES]);
         for block in (seen.start / LANES * LANES..seen.end).step_by(LANES) {
             // Lanes outside repeat a key that is seen; nobody looks at their scores.
-            let keys: [&[f32]; LANES] = std::array::from_fn(|lane| {
+            let keys: [&[T]; LANES] = std::array::from_fn(|lane| {
                 let slot = room.slots[(block + lane).clamp(seen.start, seen.end - 1) - seen.start];
                 &call.store.k[slot * stride + piece.kv_head * k_dim..][..k_dim]
             });
             for first in (0..k_dim).step_by(COLS) {
                 let cols = COLS.min(k_dim - first);
-                let lanes = keys.map(|key| bytemuck::cast_slice(&key[first..first + cols]));
-                let rows = Rows { lanes };
+                let rows = keys.map(|key| &key[first..first + cols]);
                 simd::run(*level, Columns { rows, columns: &mut room.keys[..cols] });
                 for tile in &room.tiles {
-                    let q = &room.queries[tile.first * k_dim + first * tile.rows..][..cols * tile.rows];
+                    let x = &room.queries[tile.first * k_dim + first * tile.rows..][..cols * tile.rows];
                     let mut acc = [[0.0; LANES]; TILE];
                     let acc = &mut acc[..tile.rows];
-                    let place = |n: usize| (tile.first + n) * SPAN + block..(tile.first + n) * SPAN + block + LANES;
+                    let scores = &mut room.scores[tile.first..][..tile.rows];
                     if first > 0 {
-                        acc.iter_mut().enumerate().for_each(|(n, acc)| acc.copy_from_slice(&room.scores[place(n)]));
+                        acc.iter_mut().zip(&*scores).for_each(|(acc, scores)| {
+                            acc.copy_from_slice(&scores[block..][..LANES]);
+                        });
                     }
-                    let w = bytemuck::cast_slice(&room.keys[..cols]);
-                    simd::float_tile(*level, &FloatTile { w, x: q }, acc);
-                    acc.iter().enumerate().for_each(|(n, acc)| room.scores[place(n)].copy_from_slice(acc));
+                    simd::float_tile(*level, &FloatTile { w: &room.keys[..cols], x }, acc);
+                    scores.iter_mut().zip(acc).for_each(|(scores, acc)| {
+                        scores[block..][..LANES].copy_from_slice(acc);
+                    });
                 }
             }
         }
@@ -147,29 +151,32 @@ impl Spans<'_> {
         let (store, v_dim) = (self.call.store, self.call.shape.v_dim);
         let Room { state, tiles, seen, scores, slots, starts, rest, mean, .. } = &mut *self.room;
         mean.resize(seen.len() * state.width, 0.0);
+        starts.clear();
+        starts.extend(slots.iter().map(|slot| slot * store.v_stride));
         let mut column = 0;
         while column < state.width {
-            let table = &store.v[self.piece.kv_head * v_dim + column..];
-            starts.clear();
+            let values = &store.v[self.piece.kv_head * v_dim + column..];
             let columns = ((v_dim - column) / LANES).clamp(1, COLUMNS);
-            let table = if column + LANES <= v_dim {
-                starts.extend(slots.iter().map(|slot| slot * store.v_stride));
-                table
-            } else {
-                let some = v_dim - column;
+            let some = v_dim - column;
+            if some < LANES {
                 rest.clear();
                 rest.resize(slots.len() * LANES, 0.0);
-                for (slot, rest) in slots.iter().zip(rest.chunks_exact_mut(LANES)) {
-                    rest[..some].copy_from_slice(&table[slot * store.v_stride..][..some]);
+                for (start, rest) in starts.iter().zip(rest.chunks_exact_mut(LANES)) {
+                    rest[..some].iter_mut().zip(&values[*start..]).for_each(|(rest, value)| *rest = value.wide());
                 }
-                starts.extend((0..slots.len()).map(|i| i * LANES));
-                &*rest
-            };
-            let values = Values { level: self.level, table, starts, columns, first };
+                starts.iter_mut().enumerate().for_each(|(i, start)| *start = i * LANES);
+            }
             for tile in &*tiles {
                 let mut acc = [[[0.0; LANES]; COLUMNS]; TILE];
                 let acc = &mut acc[..tile.rows];
-                values.weigh(&seen[tile.first..tile.first + tile.rows], &scores[tile.first * SPAN..], acc);
+                let seen = &seen[tile.first..tile.first + tile.rows];
+                let weights = &scores[tile.first..tile.first + tile.rows];
+                let (level, starts) = (self.level, &**starts);
+                if some < LANES {
+                    Values { level, values: rest, starts, columns, first }.weigh(seen, weights, acc);
+                } else {
+                    Values { level, values, starts, columns, first }.weigh(seen, weights, acc);
+                }
                 for (mean, acc) in mean[tile.first * state.width..].chunks_exact_mut(state.width).zip(acc) {
                     mean[column..column + columns * LANES].copy_from_slice(acc[..columns].as_flattened());
                 }
@@ -180,9 +187,9 @@ impl Spans<'_> {
 }
 
 /// Some elements of the values of a span.
-struct Values<'a> {
+struct Values<'a, T> {
     level: Level,
-    table: &'a [f32],
+    values: &'a [T],
     /// Where those of positions `first..` begin.
     starts: &'a [usize],
     /// How many `LANES` of elements.
@@ -190,43 +197,43 @@ struct Values<'a> {
     first: usize,
 }
 
-impl Values<'_> {
-    /// Adds the values that queries see, weighed with `x`, `[queries][SPAN]`.
-    fn weigh(&self, seen: &[Range<usize>], x: &[f32], acc: &mut [[[f32; LANES]; COLUMNS]]) {
+impl<T: Number> Values<'_, T> {
+    /// Adds the values that queries see.
+    fn weigh(&self, seen: &[Range<usize>], weights: &[[f32; SPAN]], sums: &mut [[[f32; LANES]; COLUMNS]]) {
         // Positions that all of them see are added for all at once, those before and behind for each alone: a weight
         // of zero is no protection from a value that is not a number.
         let start = seen[seen.len() - 1].start;
         let end = seen[0].end.max(start);
         for (n, seen) in seen.iter().enumerate() {
-            self.add(seen.start..seen.end.min(start), &x[n * SPAN..], &mut acc[n..n + 1]);
+            self.add(seen.start..seen.end.min(start), &weights[n..=n], &mut sums[n..=n]);
         }
-        self.add(start..end, x, acc);
+        self.add(start..end, weights, sums);
         for (n, seen) in seen.iter().enumerate() {
-            self.add(seen.start.max(end)..seen.end, &x[n * SPAN..], &mut acc[n..n + 1]);
+            self.add(seen.start.max(end)..seen.end, &weights[n..=n], &mut sums[n..=n]);
         }
     }
 
     /// Adds the values of some positions.
-    fn add(&self, which: Range<usize>, x: &[f32], acc: &mut [[[f32; LANES]; COLUMNS]]) {
+    fn add(&self, which: Range<usize>, weights: &[[f32; SPAN]], sums: &mut [[[f32; LANES]; COLUMNS]]) {
         if !which.is_empty() {
             let starts = &self.starts[which.start - self.first..which.end - self.first];
-            let tile = RowsTile { table: self.table, starts, columns: self.columns, x: &x[which.start..] };
-            simd::rows_tile(self.level, &tile, acc);
+            let Self { level, values, columns, .. } = *self;
+            simd::run(level, Means { values, starts, columns, weights, first: which.start, sums });
         }
     }
 }
 
-struct Columns<'a> {
-    rows: Rows<'a>,
-    columns: &'a mut [[u32; LANES]],
+struct Columns<'a, T> {
+    rows: [&'a [T]; LANES],
+    columns: &'a mut [[f32; LANES]],
 }
 
-impl Work for Columns<'_> {
+impl<T: Number> Work for Columns<'_, T> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self) {
-        S::columns(&self.rows, 0, self.columns);
+        T::columns::<S>(self.rows, self.columns);
     }
 }
 
@@ -244,7 +251,7 @@ impl Work for Softmax<'_> {
     fn run<S: Simd>(self) {
         let Room { seen, scores, weights, .. } = self.room;
         weights.clear();
-        for (seen, scores) in seen.iter().zip(scores.chunks_exact_mut(SPAN)) {
+        for (seen, scores) in seen.iter().zip(scores) {
             weights.push(softmax(scores, seen, self.scale));
         }
     }

@@ -2,6 +2,7 @@
 
 use super::{Call, Piece};
 use crate::exp::exp;
+use crate::number::Number;
 use crate::simd::{LANES, Simd, Work};
 
 /// For each query of a piece: the largest score, the sum of the exponentials of scores below it, and the sum of values
@@ -70,13 +71,13 @@ impl Work for Merge<'_> {
 }
 
 /// Writes the outputs of a piece.
-pub(super) struct Finish<'a> {
-    pub call: &'a Call<'a>,
+pub(super) struct Finish<'a, T> {
+    pub call: &'a Call<'a, T>,
     pub piece: &'a Piece,
     pub state: &'a State,
 }
 
-impl Work for Finish<'_> {
+impl<T: Number> Work for Finish<'_, T> {
     type Out = ();
 
     #[inline(always)]

@@ -1,10 +1,12 @@
-//! Attention is right, and the same however a sequence is cut up and wherever its blocks lie.
+//! Attention is right, and the same however a sequence is cut up, wherever its blocks lie, and whatever holds its numbers.
 
 use std::sync::Arc;
 
+use half::f16;
+
 use super::{AttentionShape, Keys, Segment, Store, attention};
 use crate::linear::tests::{Random, bits};
-use crate::{Cpu, Level};
+use crate::{Cpu, Level, Numbers, NumbersMut};
 
 /// A sequence of keys, values and queries.
 struct Sequence {
@@ -27,13 +29,15 @@ const SHAPES: [AttentionShape; 6] = {
     ]
 };
 
+/// Its keys and values are numbers of f16.
 fn sequence(random: &mut Random, shape: &AttentionShape, length: usize) -> Sequence {
-    Sequence {
-        q: random.floats(length * shape.heads * shape.k_dim),
-        k: random.floats(length * shape.kv_heads * shape.k_dim),
-        v: random.floats(length * shape.kv_heads * shape.v_dim),
-        length,
-    }
+    let mut kept = |count| halves(&random.floats(count)).into_iter().map(f16::to_f32).collect();
+    let (k, v) = (kept(length * shape.kv_heads * shape.k_dim), kept(length * shape.kv_heads * shape.v_dim));
+    Sequence { q: random.floats(length * shape.heads * shape.k_dim), k, v, length }
+}
+
+fn halves(floats: &[f32]) -> Vec<f16> {
+    floats.iter().map(|x| f16::from_f32(*x)).collect()
 }
 
 /// Keys and values of sequences in blocks at random places of a store that is NaN elsewhere.
@@ -66,7 +70,7 @@ impl Scattered {
 
     fn store(&self, shape: &AttentionShape) -> Store<'_> {
         let (k_stride, v_stride) = (shape.kv_heads * shape.k_dim, shape.kv_heads * shape.v_dim);
-        Store { keys: Keys::Rows, k: &self.k, k_stride, v: &self.v, v_stride }
+        Store { keys: Keys::Rows, k: Numbers::F32(&self.k), k_stride, v: Numbers::F32(&self.v), v_stride }
     }
 
     /// The keys turned.
@@ -149,6 +153,15 @@ fn rows_are_right_in_any_company() {
             // The same in chunks of random length, all sequences at once, from other places.
             let scattered = Scattered::new(&mut random, shape, &sequences);
             let turned = scattered.turned(shape);
+            let (k, v, turned_halves) = (halves(&scattered.k), halves(&scattered.v), halves(&turned));
+            let rows = scattered.store(shape);
+            let rows_halves = Store { k: Numbers::F16(&k), v: Numbers::F16(&v), ..rows };
+            let turned = Store { keys: Keys::Turned, k: Numbers::F32(&turned), ..rows };
+            let turned_halves = Store { keys: Keys::Turned, k: Numbers::F16(&turned_halves), ..rows_halves };
+            let stores =
+                [("rows", rows), ("rows of f16", rows_halves), ("turned", turned), ("turned f16", turned_halves)];
+            // Each of them in turn; keys are turned in whole sixteens only.
+            let mut stores = stores[..if shape.block_tokens == 16 { 4 } else { 2 }].iter().cycle();
             let mut done = [0; 3];
             while done.iter().zip(&sequences).any(|(done, sequence)| *done < sequence.length) {
                 let (mut q, mut segments, mut ought) = (Vec::new(), Vec::new(), Vec::new());
@@ -168,14 +181,11 @@ fn rows_are_right_in_any_company() {
                     done[i] += count;
                 }
                 let mut out = vec![f32::NAN; rows * row];
-                cpu.enter(|| attention(&q, &scattered.store(shape), &segments, shape, sinks.as_deref(), &mut out));
+                let (what, store) = stores.next().unwrap();
+                cpu.enter(|| attention(&q, store, &segments, shape, sinks.as_deref(), &mut out));
                 let (threads, level) = (cpu.pool.threads(), cpu.level());
-                assert!(bits(&out) == bits(&ought), "{shape:?} up to {done:?}, {threads} threads, {level:?}");
-                if shape.block_tokens == 16 {
-                    let store = Store { keys: Keys::Turned, k: &turned, ..scattered.store(shape) };
-                    cpu.enter(|| attention(&q, &store, &segments, shape, sinks.as_deref(), &mut out));
-                    assert!(bits(&out) == bits(&ought), "{shape:?} up to {done:?}, turned keys, {level:?}");
-                }
+                let same = bits(&out) == bits(&ought);
+                assert!(same, "{shape:?} up to {done:?}, {what}, {threads} threads, {level:?}");
             }
         }
     }
@@ -190,9 +200,10 @@ fn keys_and_values_may_be_the_same_numbers() {
     let blocks = [0, 1, 2];
     let segment = [Segment { first_row: 0, rows: 40, start: 0, blocks: &blocks }];
     let (mut shared, mut apart) = (vec![0.0; 40 * 16 * 512], vec![0.0; 40 * 16 * 512]);
-    let store = Store { keys: Keys::Rows, k: &sequence.k, k_stride: 576, v: &sequence.k, v_stride: 576 };
+    let k = Numbers::F32(&sequence.k);
+    let store = Store { keys: Keys::Rows, k, k_stride: 576, v: k, v_stride: 576 };
     attention(&sequence.q, &store, &segment, &shape, None, &mut shared);
-    attention(&sequence.q, &Store { v: &v, v_stride: 512, ..store }, &segment, &shape, None, &mut apart);
+    attention(&sequence.q, &Store { v: Numbers::F32(&v), v_stride: 512, ..store }, &segment, &shape, None, &mut apart);
     assert!(bits(&shared) == bits(&apart));
 }
 
@@ -208,4 +219,40 @@ fn large_scores_do_not_overflow() {
     assert!(out.iter().all(|out| *out == 0.0));
     attention(&sequence.q, &scattered.store(&shape), &segment, &shape, None, &mut out);
     assert!(out.iter().all(|out| out.is_finite()) && out.iter().any(|out| *out != 0.0));
+}
+
+#[test]
+fn what_is_written_is_rounded_and_lies_where_it_is_read() {
+    let mut random = Random::new(10);
+    let (slots, width) = ([17, 3, 40, 16], 37);
+    let mut rows = random.floats(slots.len() * width);
+    // Of all sizes, and some that f16 cannot hold.
+    rows.iter_mut().enumerate().for_each(|(i, x)| *x *= 2f32.powi(i as i32 % 50 - 30));
+    let odd =
+        [0.0, -0.0, 65504.0, 65519.9, 65520.0, -1e9, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 3e-8, 2.9e-8, 1e-45];
+    rows[..odd.len()].copy_from_slice(&odd);
+    let rounded = |x: f32| f16::from_f32(if x.is_nan() { x } else { x.clamp(-65504.0, 65504.0) });
+    let same = |is: f16, ought: f16| is.to_bits() == ought.to_bits() || is.is_nan() && ought.is_nan();
+    for cpu in cpus() {
+        for keys in [Keys::Rows, Keys::Turned] {
+            let place = |i: usize| {
+                let (slot, element) = (slots[i / width] as usize, i % width);
+                match keys {
+                    Keys::Rows => slot * width + element,
+                    Keys::Turned => (slot / 16 * width + element) * 16 + slot % 16,
+                }
+            };
+            let (mut floats, mut kept) = (vec![7.0; 48 * width], vec![f16::from_f32(7.0); 48 * width]);
+            cpu.enter(|| keys.write(NumbersMut::F32(&mut floats), width, &slots, &rows));
+            cpu.enter(|| keys.write(NumbersMut::F16(&mut kept), width, &slots, &rows));
+            for (i, x) in rows.iter().enumerate() {
+                assert_eq!(floats[place(i)].to_bits(), x.to_bits(), "{keys:?} {i}");
+                assert!(same(kept[place(i)], rounded(*x)), "{keys:?}: {} for {x}, {:?}", kept[place(i)], cpu.level());
+            }
+            let others =
+                |left: usize| assert_eq!(left, (48 - slots.len()) * width, "{keys:?}: what else is there stays");
+            others(floats.iter().filter(|x| **x == 7.0).count());
+            others(kept.iter().filter(|x| x.to_f32() == 7.0).count());
+        }
+    }
 }

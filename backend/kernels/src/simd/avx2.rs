@@ -6,10 +6,7 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{
-    BLOCK, CHAIN, COLUMNS, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, RowsTile, SPAN, Simd, Work, by_rows,
-    steps,
-};
+use super::{BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, Simd, Work, by_rows, steps};
 use lanes::Halves;
 
 pub(super) const MOST_ROWS: MostRows = MostRows { ints: Avx2::ROWS, floats: 6 };
@@ -26,6 +23,8 @@ impl Simd for Avx2 {
     type Lanes = Halves;
 
     const ROWS: usize = 4;
+
+    const SUMS: usize = 6;
 
     fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         // SAFETY: code for `Avx2` is reached through `enter` alone.
@@ -344,49 +343,6 @@ unsafe fn add_chains<const N: usize, const CHAINS: usize>(w: &[[f32; LANES]], x:
         for n in 0..N {
             let before = sides(&acc[n]);
             keep(&mut acc[n], [_mm256_add_ps(before[0], sums[n][0]), _mm256_add_ps(before[1], sums[n][1])]);
-        }
-    }
-}
-
-/// As [`super::rows_tile`], which has checked the lengths.
-#[target_feature(enable = "avx2,fma")]
-pub(super) fn rows_tile(tile: &RowsTile, acc: &mut [[[f32; LANES]; COLUMNS]]) {
-    let mut column = 0;
-    while column < tile.columns {
-        if tile.columns - column >= 2 && acc.len() <= 3 {
-            by_rows!(acc, N => rows_tile_of::<N, 2>(tile, column, acc), 1 2 3);
-            column += 2;
-        } else {
-            by_rows!(acc, N => rows_tile_of::<N, 1>(tile, column, acc), 1 2 3 4 5 6);
-            column += 1;
-        }
-    }
-}
-
-/// For `C` columns from `first` on.
-#[target_feature(enable = "avx2,fma")]
-fn rows_tile_of<const N: usize, const C: usize>(tile: &RowsTile, first: usize, acc: &mut [[[f32; LANES]; COLUMNS]; N]) {
-    let mut sums = [[[_mm256_setzero_ps(); 2]; C]; N];
-    for n in 0..N {
-        for c in 0..C {
-            sums[n][c] = sides(&acc[n][first + c]);
-        }
-    }
-    for (i, start) in tile.starts.iter().enumerate() {
-        for c in 0..C {
-            // SAFETY: `rows_tile` has seen to it that there are so many elements.
-            let row = sides(unsafe { &*tile.table.as_ptr().add(*start + (first + c) * LANES).cast() });
-            for n in 0..N {
-                // SAFETY: as above.
-                let x = _mm256_set1_ps(unsafe { *tile.x.get_unchecked(n * SPAN + i) });
-                let sum = &mut sums[n][c];
-                *sum = [_mm256_fmadd_ps(row[0], x, sum[0]), _mm256_fmadd_ps(row[1], x, sum[1])];
-            }
-        }
-    }
-    for n in 0..N {
-        for c in 0..C {
-            keep(&mut acc[n][first + c], sums[n][c]);
         }
     }
 }

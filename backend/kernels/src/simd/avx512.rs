@@ -6,10 +6,7 @@ mod lanes;
 use std::arch::x86_64::*;
 
 use super::portable::Portable;
-use super::{
-    BLOCK, CHAIN, COLUMNS, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, RowsTile, SPAN, Simd, Work, avx2,
-    by_rows,
-};
+use super::{BLOCK, CHAIN, FloatTile, IntTile, LANES, MostRows, Quantised, Rows, Simd, Work, avx2, by_rows};
 use lanes::Whole;
 
 pub(super) const MOST_ROWS: MostRows = MostRows { ints: Avx512::ROWS, floats: 8 };
@@ -26,6 +23,8 @@ impl Simd for Avx512 {
     type Lanes = Whole;
 
     const ROWS: usize = 8;
+
+    const SUMS: usize = 16;
 
     fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         // SAFETY: code for `Avx512` is reached through `enter` alone.
@@ -201,55 +200,6 @@ unsafe fn add_chains<const N: usize, const CHAINS: usize>(w: &[[f32; LANES]], x:
         for n in 0..N {
             let sum = _mm512_add_ps(load(&acc[n]), sums[n]);
             keep(&mut acc[n], sum);
-        }
-    }
-}
-
-/// As [`super::rows_tile`], which has checked the lengths.
-#[target_feature(enable = "avx512f")]
-pub(super) fn rows_tile(tile: &RowsTile, acc: &mut [[[f32; LANES]; COLUMNS]]) {
-    let mut column = 0;
-    while column < tile.columns {
-        let columns = match (tile.columns - column, acc.len()) {
-            (4, ..5) => 4,
-            (2.., _) => 2,
-            _ => 1,
-        };
-        match columns {
-            4 => by_rows!(acc, N => rows_tile_of::<N, 4>(tile, column, acc), 1 2 3 4),
-            2 => by_rows!(acc, N => rows_tile_of::<N, 2>(tile, column, acc), 1 2 3 4 5 6 7 8),
-            _ => by_rows!(acc, N => rows_tile_of::<N, 1>(tile, column, acc), 1 2 3 4 5 6 7 8),
-        }
-        column += columns;
-    }
-}
-
-/// For `C` columns from `first` on.
-#[target_feature(enable = "avx512f")]
-fn rows_tile_of<const N: usize, const C: usize>(tile: &RowsTile, first: usize, acc: &mut [[[f32; LANES]; COLUMNS]; N]) {
-    let mut sums = [[_mm512_setzero_ps(); C]; N];
-    for n in 0..N {
-        for c in 0..C {
-            sums[n][c] = load(&acc[n][first + c]);
-        }
-    }
-    for (i, start) in tile.starts.iter().enumerate() {
-        let mut row = [_mm512_setzero_ps(); C];
-        for c in 0..C {
-            // SAFETY: `rows_tile` has seen to it that there are so many elements.
-            row[c] = load(unsafe { &*tile.table.as_ptr().add(*start + (first + c) * LANES).cast() });
-        }
-        for n in 0..N {
-            // SAFETY: as above.
-            let x = _mm512_set1_ps(unsafe { *tile.x.get_unchecked(n * SPAN + i) });
-            for c in 0..C {
-                sums[n][c] = _mm512_fmadd_ps(row[c], x, sums[n][c]);
-            }
-        }
-    }
-    for n in 0..N {
-        for c in 0..C {
-            keep(&mut acc[n][first + c], sums[n][c]);
         }
     }
 }

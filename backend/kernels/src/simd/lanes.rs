@@ -13,6 +13,10 @@ pub(crate) trait Lanes: Copy {
     /// A byte for each lane.
     fn bytes(bytes: &[u8; LANES]) -> Self;
     fn splat(word: u32) -> Self;
+    /// Binary16, as floats.
+    fn widened(halves: &[u16; LANES]) -> Self;
+    /// The floats as the nearest binary16, halves to even, or the largest finite one of their sign; NaN stays NaN.
+    fn narrowed(self) -> [u16; LANES];
 
     fn and(self, other: Self) -> Self;
     fn or(self, other: Self) -> Self;
@@ -90,6 +94,14 @@ impl Lanes for Words {
 
     fn splat(word: u32) -> Self {
         Self([word; LANES])
+    }
+
+    fn widened(halves: &[u16; LANES]) -> Self {
+        Self(halves.map(|bits| half(bits).to_bits()))
+    }
+
+    fn narrowed(self) -> [u16; LANES] {
+        self.0.map(|word| to_half(f32::from_bits(word)))
     }
 
     fn and(self, other: Self) -> Self {
@@ -181,4 +193,23 @@ fn half(bits: u16) -> f32 {
     let small = (magnitude.cast_signed() as f32 * f32::from_bits(103 << 23)).to_bits();
     let large = (magnitude << 13) + pick(magnitude < 0x7c00, 112 << 23, 224 << 23);
     f32::from_bits(sign | pick(magnitude < 0x0400, small, large))
+}
+
+/// The largest finite binary16.
+pub(super) const LARGEST_HALF: f32 = 65504.0;
+
+/// As [`Lanes::narrowed`], without a branch.
+fn to_half(x: f32) -> u16 {
+    /// The smallest normal binary16, and what all numbers below are multiples of when it is added to them.
+    const NORMAL: u32 = 113 << 23;
+    const STEP: u32 = 126 << 23;
+    let pick = |choice: bool, yes: u32, no: u32| if choice { yes } else { no };
+    let (sign, magnitude) = (x.to_bits() >> 16 & 0x8000, x.to_bits() & 0x7fff_ffff);
+    // As integers, magnitudes have the order of the numbers, and NaN is above them all.
+    let nan = 0x7e00 | magnitude >> 13 & 0x03ff;
+    let is_nan = magnitude > 0x7f80_0000;
+    let magnitude = magnitude.min(LARGEST_HALF.to_bits());
+    let small = (f32::from_bits(magnitude) + f32::from_bits(STEP)).to_bits().wrapping_sub(STEP);
+    let large = magnitude.wrapping_sub(112 << 23).wrapping_add(0x0fff + (magnitude >> 13 & 1)) >> 13;
+    (sign | pick(is_nan, nan, pick(magnitude < NORMAL, small, large))) as u16
 }

@@ -23,9 +23,6 @@ pub(crate) const CHAIN: usize = 64;
 /// Elements of a quantised activation that share a scale.
 pub(crate) const BLOCK: usize = 32;
 
-/// Positions whose scores are weighed together.
-pub(crate) const SPAN: usize = 256;
-
 /// An instruction set, worst first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -99,6 +96,9 @@ pub(crate) trait Simd {
 
     /// Rows of activations that are multiplied side by side at most, 8 or 4.
     const ROWS: usize;
+
+    /// Lanes of sums that registers hold beside what is added to them.
+    const SUMS: usize;
 
     /// Words from byte `at` of sixteen rows, one of each row side by side: as many columns as there are. Of the last
     /// word there may be some bytes only; the others become zero.
@@ -252,37 +252,16 @@ pub(crate) fn float_tile(level: Level, tile: &FloatTile, acc: &mut [[f32; LANES]
     }
 }
 
-/// Elements of rows that are added side by side at most, in [`LANES`].
-pub(crate) const COLUMNS: usize = 4;
-
-/// Rows of a table and how they are weighed.
-#[derive(Clone, Copy)]
-pub(crate) struct RowsTile<'a> {
-    pub table: &'a [f32],
-    /// Where each row begins.
-    pub starts: &'a [usize],
-    /// How many [`LANES`] of elements a row has, [`COLUMNS`] at most.
-    pub columns: usize,
-    /// `[n][SPAN]`
-    pub x: &'a [f32],
-}
-
-/// Adds rows to `acc`, `[n][columns][LANES]`: for each row `i` in order, `acc[n] = fma(x[n][i], row(i), acc[n])`.
-pub(crate) fn rows_tile(level: Level, tile: &RowsTile, acc: &mut [[[f32; LANES]; COLUMNS]]) {
-    let RowsTile { table, starts, columns, x } = *tile;
-    assert!((1..=COLUMNS).contains(&columns));
-    assert!(acc.is_empty() || x.len() >= (acc.len() - 1) * SPAN + starts.len());
-    let fits = |start: &usize| start.checked_add(columns * LANES).is_some_and(|end| end <= table.len());
-    assert!(starts.iter().all(fits));
-    match checked(level) {
-        // SAFETY: the machine has the instructions, and the lengths fit.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::rows_tile(tile, acc) },
-        // SAFETY: the machine has the instructions, and the lengths fit.
-        #[cfg(target_arch = "x86_64")]
-        Level::Avx2 => unsafe { avx2::rows_tile(tile, acc) },
-        _ => portable::rows_tile(tile, acc),
+/// Asks for the memory at `at`, which may be anywhere, before it is read.
+#[inline(always)]
+pub(crate) fn prefetch<T>(at: *const T) {
+    // SAFETY: every x86-64 has the instruction, and it reads nothing.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(at.cast());
     }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Evaluates `$body` with the number of rows of `$acc` as the constant `$N`, and `$acc` as an array of so many.

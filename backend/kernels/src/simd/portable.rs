@@ -1,7 +1,7 @@
 //! Plain Rust, in loops that compilers turn into vector code where the target has any.
 
 use super::lanes::Words;
-use super::{BLOCK, CHAIN, COLUMNS, IntTile, LANES, MostRows, Quantised, Rows, RowsTile, SPAN, Simd, steps};
+use super::{BLOCK, CHAIN, IntTile, LANES, MostRows, Quantised, Rows, Simd, steps};
 
 pub(super) const MOST_ROWS: MostRows = MostRows { ints: Portable::ROWS, floats: 4 };
 
@@ -11,6 +11,8 @@ impl Simd for Portable {
     type Lanes = Words;
 
     const ROWS: usize = 4;
+
+    const SUMS: usize = 1;
 
     fn columns(rows: &Rows, at: usize, columns: &mut [[u32; LANES]]) {
         for (lane, row) in rows.lanes.iter().enumerate() {
@@ -81,17 +83,6 @@ pub(super) fn float_tile(w: &[[f32; LANES]], x: &[f32], acc: &mut [[f32; LANES]]
             }
             for (acc, sum) in acc.iter_mut().zip(sums) {
                 *acc += sum;
-            }
-        }
-    }
-}
-
-pub(super) fn rows_tile(tile: &RowsTile, acc: &mut [[[f32; LANES]; COLUMNS]]) {
-    for (n, acc) in acc.iter_mut().enumerate() {
-        let acc = acc[..tile.columns].as_flattened_mut();
-        for (start, x) in tile.starts.iter().zip(&tile.x[n * SPAN..]) {
-            for (acc, value) in acc.iter_mut().zip(&tile.table[*start..]) {
-                *acc = value.mul_add(*x, *acc);
             }
         }
     }

@@ -100,7 +100,7 @@ impl CompressedAttention {
         let window = self.config.window;
         let low = (span.start + 1).saturating_sub(window);
         let slots = cache::indices(cache::slots(span, low..span.len()), &batch.device);
-        let mut keys = cache.plane(layer, 0).clone().select(0, slots);
+        let mut keys = cache.rows(layer, 0, slots);
         let mut seen = mask(span.rows, span.len() - low, batch, |row, key| {
             let (query, key) = (span.start + row, low + key);
             key <= query && key + window > query

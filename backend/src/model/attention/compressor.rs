@@ -59,7 +59,7 @@ impl Compressor {
     /// The summaries of a sequence, `[count, dim]`.
     pub fn read(&self, layer: usize, span: &Span, batch: &Batch, cache: &KvCache) -> Tensor<2> {
         let slots = (0..self.count(span.len())).map(|window| self.entry(span, window)).collect();
-        cache.plane(layer, self.planes[1]).clone().select(0, cache::indices(slots, &batch.device))
+        cache.rows(layer, self.planes[1], cache::indices(slots, &batch.device))
     }
 
     /// Summaries that `tokens` tokens complete.
@@ -78,7 +78,7 @@ impl Compressor {
         let low = windows.start.saturating_sub(usize::from(overlap)) * rate;
         let all = if low < span.start {
             let slots = (low..span.start).map(|position| self.slot(span, position)).collect();
-            let old = cache.plane(layer, self.planes[0]).clone().select(0, cache::indices(slots, &batch.device));
+            let old = cache.rows(layer, self.planes[0], cache::indices(slots, &batch.device));
             Tensor::cat(vec![old, raw], 0)
         } else {
             raw.slice_dim(0, low - span.start..span.rows)

@@ -55,7 +55,7 @@ impl Indexer {
     /// Scores of a sequence's rows over its positions, `[rows, len]`; minus infinity for what is to come.
     pub fn scores(&self, layer: usize, queries: &Queries, span: &Span, batch: &Batch, cache: &KvCache) -> Tensor<2> {
         let slots = cache::indices(cache::slots(span, 0..span.len()), &batch.device);
-        let keys = cache.plane(layer, KEYS).clone().select(0, slots);
+        let keys = cache.rows(layer, KEYS, slots);
         let scores = queries.of(span).scores(keys);
         scores + mask(span.rows, span.len(), batch, |row, key| key <= span.start + row)
     }

@@ -96,7 +96,7 @@ impl LatentAttention {
                 let rows = span.row..span.row + span.rows;
                 let q = q.clone().slice_dim(0, rows.clone());
                 let slots = cache::indices(cache::slots(span, 0..span.len()), &batch.device);
-                let past = cache.plane(layer, 0).clone().select(0, slots);
+                let past = cache.rows(layer, 0, slots);
                 out.push(match (&self.indexer, &queries) {
                     (Some(indexer), Some(queries)) if sparse(span) => {
                         let scores = indexer.scores(layer, queries, span, batch, cache);

@@ -12,7 +12,10 @@ mod tests;
 
 use serde_json::{Map, Value};
 
-use super::{cache::Plane, error::Problem};
+use super::{
+    cache::{KvDtype, Plane},
+    error::Problem,
+};
 pub use compressed::{Compressed, CompressedLayer, Compression, HyperConfig};
 pub use experts::{Choice, ExpertsConfig, Score};
 pub use grouped::Grouped;
@@ -139,12 +142,13 @@ impl Config {
     }
 
     /// Bytes that all layers keep for a block of [`super::BLOCK_TOKENS`] tokens.
-    pub fn kv_bytes_per_block(&self) -> u64 {
-        (0..self.layers()).flat_map(|layer| self.planes(layer)).map(|plane| plane.bytes_per_block()).sum()
+    pub fn kv_bytes_per_block(&self, dtype: KvDtype) -> u64 {
+        let planes = (0..self.layers()).flat_map(|layer| self.planes(layer));
+        planes.map(|plane| plane.numbers_per_block() * dtype.bytes()).sum()
     }
 
     /// Bytes that all layers keep for a token, rounded up.
-    pub fn kv_bytes_per_token(&self) -> u64 {
-        self.kv_bytes_per_block().div_ceil(super::BLOCK_TOKENS as u64)
+    pub fn kv_bytes_per_token(&self, dtype: KvDtype) -> u64 {
+        self.kv_bytes_per_block(dtype).div_ceil(super::BLOCK_TOKENS as u64)
     }
 }

@@ -64,7 +64,7 @@ fn r1_is_read_whole() {
     assert_eq!((latent.q_rank, latent.cached(), latent.query()), (Some(1536), 576, 192));
     // 192^-0.5, times mscale^2: 0.1 ln 40 + 1, squared.
     assert!((latent.scale - 192f32.powf(-0.5) * 1.873_854).abs() < 1e-6, "{}", latent.scale);
-    assert_eq!(config.kv_bytes_per_token(), 61 * 576 * 4);
+    assert_eq!(config.kv_bytes_per_token(KvDtype::F32), 61 * 576 * 4);
     assert_eq!(config.feed_forward[2], FeedForward::Dense { width: 18432 });
     assert_eq!(config.feed_forward[3], FeedForward::Routed);
     let experts = config.experts.unwrap();

@@ -10,7 +10,7 @@ use burn::{
     tensor::{DType, Shape},
 };
 use burn_flex::{FlexTensor, Layout};
-use littoral_kernels::{self as kernels, Keys};
+use littoral_kernels::{self as kernels, Keys, Numbers, NumbersMut};
 
 use super::{Kernels, Matrix, PagedAttention, Rotated, Span};
 use crate::sample::{Draw, SampleError, words};
@@ -22,6 +22,14 @@ fn flat(tensor: FlexTensor) -> FlexTensor {
 
 fn floats(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("contiguous f32")
+}
+
+/// What a cache holds.
+fn numbers(tensor: &FlexTensor) -> Numbers<'_> {
+    match tensor.dtype() {
+        DType::F16 => Numbers::F16(tensor.as_slice().expect("contiguous f16")),
+        _ => Numbers::F32(floats(tensor)),
+    }
 }
 
 fn ints(tensor: &FlexTensor) -> &[i32] {
@@ -127,10 +135,11 @@ impl Kernels for Flex {
     ) -> FloatTensor<Self> {
         let (mut cache, rows, slots) = (flat(cache), flat(rows), flat(slots));
         let [_, width] = dims(&cache);
-        let out = cache.storage_mut::<f32>();
-        for (slot, row) in ints(&slots).iter().zip(floats(&rows).chunks_exact(width)) {
-            keys.write(out, *slot as usize, row);
-        }
+        let out = match cache.dtype() {
+            DType::F16 => NumbersMut::F16(cache.storage_mut()),
+            _ => NumbersMut::F32(cache.storage_mut()),
+        };
+        keys.write(out, width, ints(&slots), floats(&rows));
         cache
     }
 
@@ -145,7 +154,7 @@ impl Kernels for Flex {
         let ([_, k_stride], [_, v_stride]) = (dims(&k), dims(&v));
         let segments: Vec<_> = plan.spans.iter().map(Span::segment).collect();
         make([rows, heads, plan.shape.v_dim], |out| {
-            let store = kernels::Store { keys: plan.keys, k: floats(&k), k_stride, v: floats(&v), v_stride };
+            let store = kernels::Store { keys: plan.keys, k: numbers(&k), k_stride, v: numbers(&v), v_stride };
             kernels::attention(floats(&q), &store, &segments, &plan.shape, None, out);
         })
     }

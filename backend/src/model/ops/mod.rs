@@ -18,8 +18,10 @@ use burn::{
     },
     tensor::{DType, Device, Int, Tensor, TensorData},
 };
+use half::{f16, vec::HalfBitsVecExt};
 use littoral_kernels::{Arithmetic, AttentionShape, Format, Keys, Pairing, pack};
 
+use super::cache::KvDtype;
 use crate::sample::Draw;
 
 /// A matrix, or a stack of them, as it lies in memory: `rows` outputs of `cols` inputs each.
@@ -100,7 +102,8 @@ pub trait Kernels: Backend {
     ) -> FloatTensor<Self>;
 
     /// Writes `rows`, `[n, width]`, over the rows `slots`, `[n]`, of `cache`, in place where nobody else holds it. How
-    /// they lie is for keys that only [`Kernels::attention`] reads; a GPU keeps rows whatever `keys` says.
+    /// they lie is for keys that only [`Kernels::attention`] reads; a GPU keeps rows whatever `keys` says. On the CPU a
+    /// cache may be of f16, which the rows are rounded to.
     fn store(
         cache: FloatTensor<Self>,
         rows: FloatTensor<Self>,
@@ -109,7 +112,8 @@ pub trait Kernels: Backend {
     ) -> FloatTensor<Self>;
 
     /// `softmax(q k^T scale) v` over a paged cache. `q` is `[n, heads, k_dim]`; `k` and `v` have a row per slot, `v` may
-    /// be `k`, whose rows then begin with the values; the result is `[n, heads, v_dim]`.
+    /// be `k`, whose rows then begin with the values, and both may be of f16 on the CPU; the result is
+    /// `[n, heads, v_dim]`.
     fn attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
@@ -140,12 +144,17 @@ pub fn upload(bytes: &[u8], matrix: &Matrix, device: &Device) -> Tensor<1, Int> 
 }
 
 /// Zeros. On the CPU their pages are taken from the system when they are first written.
-pub fn zeros(shape: [usize; 2], device: &Device) -> Tensor<2> {
+pub fn zeros(shape: [usize; 2], dtype: KvDtype, device: &Device) -> Tensor<2> {
+    let (count, kind) = (shape[0] * shape[1], DType::from(dtype));
     if is_cpu(device) {
         // Burn's own would copy what the system has cleared.
-        return Tensor::from_data(TensorData::new(vec![0.0f32; shape[0] * shape[1]], shape), device);
+        let data = match dtype {
+            KvDtype::F32 => TensorData::new(vec![0.0f32; count], shape),
+            KvDtype::F16 => TensorData::new(vec![0u16; count].reinterpret_into::<f16>(), shape),
+        };
+        return Tensor::from_data(data, (device, kind));
     }
-    Tensor::zeros(shape, device)
+    Tensor::zeros(shape, (device, kind))
 }
 
 /// Whether this is the CPU backend.

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::simd::lanes::LARGEST_HALF;
 use crate::simd::{LANES, Lanes};
 
 /// Eight lanes, and eight more. There are none but in code for AVX2.
@@ -94,6 +95,36 @@ impl Lanes for Halves {
         // SAFETY: code with `Halves` runs where the instructions are.
         let word = unsafe { _mm256_set1_epi32(word.cast_signed()) };
         Self(word, word)
+    }
+
+    #[inline(always)]
+    fn widened(halves: &[u16; LANES]) -> Self {
+        let start = halves.as_ptr();
+        // SAFETY: code with `Halves` runs where the instructions are; eight of sixteen halves, and the other eight.
+        unsafe {
+            Self(
+                _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(start.cast()))),
+                _mm256_castps_si256(_mm256_cvtph_ps(_mm_loadu_si128(start.add(8).cast()))),
+            )
+        }
+    }
+
+    #[inline(always)]
+    fn narrowed(self) -> [u16; LANES] {
+        let mut halves = [0; LANES];
+        let start = halves.as_mut_ptr();
+        // SAFETY: the instructions are there; eight of sixteen halves, and the other eight.
+        unsafe {
+            let (low, high) = (_mm256_set1_ps(-LARGEST_HALF), _mm256_set1_ps(LARGEST_HALF));
+            // NaN, as the second of two, stays.
+            let narrowed = |x| {
+                let x = _mm256_max_ps(low, _mm256_min_ps(high, _mm256_castsi256_ps(x)));
+                _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x)
+            };
+            _mm_storeu_si128(start.cast(), narrowed(self.0));
+            _mm_storeu_si128(start.add(8).cast(), narrowed(self.1));
+        }
+        halves
     }
 
     #[inline(always)]

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::simd::lanes::LARGEST_HALF;
 use crate::simd::{LANES, Lanes};
 
 /// Sixteen lanes. There are none but in code for AVX-512.
@@ -53,6 +54,25 @@ impl Lanes for Whole {
     fn splat(word: u32) -> Self {
         // SAFETY: code with `Whole` runs where the instructions are.
         Self(unsafe { _mm512_set1_epi32(word.cast_signed()) })
+    }
+
+    #[inline(always)]
+    fn widened(halves: &[u16; LANES]) -> Self {
+        whole!(_mm512_castps_si512(_mm512_cvtph_ps(_mm256_loadu_si256(halves.as_ptr().cast()))))
+    }
+
+    #[inline(always)]
+    fn narrowed(self) -> [u16; LANES] {
+        let mut halves = [0; LANES];
+        // SAFETY: the instructions are there; sixteen halves.
+        unsafe {
+            // NaN, as the second of two, stays.
+            let x = _mm512_min_ps(_mm512_set1_ps(LARGEST_HALF), _mm512_castsi512_ps(self.0));
+            let x = _mm512_max_ps(_mm512_set1_ps(-LARGEST_HALF), x);
+            let narrowed = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm256_storeu_si256(halves.as_mut_ptr().cast(), narrowed);
+        }
+        halves
     }
 
     #[inline(always)]
