@@ -42,7 +42,14 @@ pub struct Lookup {
 
 impl Lookup {
     pub fn new(eagerness: Eagerness) -> Self {
-        Self { eagerness, after: HashMap::new(), before: Vec::new(), length: MOST / 2, rest: 0, next_rest: REST.0 }
+        Self {
+            eagerness,
+            after: HashMap::new(),
+            before: Vec::new(),
+            length: MOST.div_ceil(2),
+            rest: 0,
+            next_rest: REST.0,
+        }
     }
 
     /// What may follow `tokens`, the whole sequence so far; nothing where nothing is known or drafts do not pay.

@@ -215,7 +215,10 @@ async fn the_node_describes_itself() {
 #[tokio::test]
 async fn drafts_are_made_for_who_asks_for_them_and_the_answer_is_the_same() {
     let node = Node::start(1, 2);
-    let mut list = chat("Repeat this list three times, exactly: alpha beta gamma delta. alpha beta gamma delta.");
+    let mut list = chat(
+        "Repeat the following text word by word: The ferry leaves the island at nine. The ferry comes back to the island \
+         at noon. The ferry leaves the island again at three. The ferry comes back to the island at six.",
+    );
     list.max_tokens = Some(60);
     let asked = |how: i32| GenerateRequest { speculation: how, ..request(&list) };
     let plain = node.answer(asked(Speculation::Off.into())).await;

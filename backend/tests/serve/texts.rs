@@ -13,8 +13,8 @@ use tonic::{Code, Status};
 
 use crate::support::{MODEL, Node, chat, request, shared};
 
-/// Largest difference of an element of a vector to the reference's.
-const TOLERANCE: f32 = 1e-4;
+/// Largest difference of an element of a vector, of length 1, to the reference's: keys and values are f16 here.
+const TOLERANCE: f32 = 3e-4;
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/golden/embedding/qwen2"))
