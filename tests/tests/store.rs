@@ -3,19 +3,17 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    process::Command,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
 use littoral_tests::{
-    artefact,
     client::Client,
     edge::Edge,
     eventually,
     instant_node::{Gate, InstantNode, MODEL, Script},
-    kept::{self, TEXT, ask, read, said},
+    kept::{self, TEXT, ask, purge, read, said},
     redis_server::Redis,
 };
 
@@ -32,12 +30,6 @@ fn twin(node: &InstantNode, url: &str) -> (Edge, Edge, Client, Client) {
     (one, two, clients.0, clients.1)
 }
 
-fn purge(redis: &Redis, which: &[&str]) {
-    let mut command = Command::new(artefact::binary("littoral"));
-    let done = command.args(["cache", "purge", "--store", &redis.url()]).args(which).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
 #[tokio::test]
 async fn an_answer_of_one_edge_is_an_answer_of_the_other() {
     let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
@@ -51,7 +43,7 @@ async fn an_answer_of_one_edge_is_an_answer_of_the_other() {
         assert_eq!(read(answer, stream).await, (TEXT.into(), "hit".into()));
     }
     assert_eq!(node.asked(), 1);
-    assert_eq!(two.metrics().await.get("littoral_store_hits_total"), 1.0, "then it is in the edge's own memory");
+    assert_eq!(two.metrics().await.get("littoral_answers_hits_total"), 1.0, "then it is in the edge's own memory");
     assert_eq!(said(&second.with_key(&two.keys.globex), "a").await, "miss", "another tenant's is another's");
     // What is no answer is dropped and counted.
     let key = redis.keys("littoral:answer:*").remove(0);
@@ -65,7 +57,7 @@ async fn an_answer_of_one_edge_is_an_answer_of_the_other() {
         let _ = read(three.client().with_key(tenant).chat(&ask("a", false)).await, false).await;
     }
     assert_eq!(node.asked() - asked, 1, "the other tenant's entry was whole");
-    assert_eq!(three.metrics().await.get("littoral_store_undecodable_total"), 1.0);
+    assert_eq!(three.metrics().await.get("littoral_answers_undecodable_total"), 1.0);
 }
 
 #[tokio::test]
@@ -87,7 +79,7 @@ async fn a_purge_reaches_every_edge_within_a_second() {
                 assert_eq!(said(&tagged(client, tag), prompt).await, "hit");
             }
         }
-        purge(&redis, which);
+        purge(&redis.url(), which);
         let published = Instant::now();
         tokio::time::sleep(Duration::from_millis(700)).await;
         for client in [&first, &second] {
@@ -111,7 +103,7 @@ async fn a_purge_reaches_every_edge_within_a_second() {
         async move { said(&first, "in the making").await }
     });
     eventually("the generation", SOON, async || node.open() == 1).await;
-    purge(&redis, &["--all"]);
+    purge(&redis.url(), &["--all"]);
     tokio::time::sleep(Duration::from_millis(700)).await;
     gate.open();
     assert_eq!(asking.await.unwrap(), "miss");
@@ -204,7 +196,7 @@ async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
         slowest = slowest.max(began.elapsed());
     }
     assert!(slowest < Duration::from_millis(1000), "{slowest:?}");
-    assert_eq!(one.metrics().await.get("littoral_store_left_alone"), 1.0);
+    assert_eq!(one.metrics().await.get("littoral_answers_left_alone"), 1.0);
     redis.pause(false);
     redis.kill();
     for i in 0..20 {
@@ -214,12 +206,12 @@ async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
     redis.start_again();
     let back = async || {
         let _ = said(&second, &format!("back {}", rand_word())).await;
-        two.metrics().await.get("littoral_store_left_alone") == 0.0
+        two.metrics().await.get("littoral_answers_left_alone") == 0.0
     };
     eventually("the store's return", SOON, back).await;
     // A purge is heard by an edge that was cut off.
     assert_eq!(said(&second, "dead 1").await, "hit");
-    purge(&redis, &["--all"]);
+    purge(&redis.url(), &["--all"]);
     eventually("the purge", SOON, async || said(&second, "dead 1").await == "miss").await;
     redis.command(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"3"]);
     for i in 0..10 {
