@@ -20,7 +20,7 @@ pub fn of_node(error: &littoral_proto::v1::Error) -> (u16, Bytes) {
 pub fn status(code: &str) -> u16 {
     match code {
         code::INVALID_REQUEST | code::CONTEXT_LENGTH_EXCEEDED | code::MODEL_NOT_FOUND => 400,
-        code::OVERLOADED | code::UNAVAILABLE => 503,
+        code::OVERLOADED | code::UNAVAILABLE | code::CANNOT_RESUME => 503,
         code::DEADLINE_EXCEEDED => 504,
         _ => 500,
     }
@@ -37,6 +37,8 @@ pub mod code {
     pub const OVERLOADED: &str = "overloaded";
     /// The node cannot be reached, or was lost before its answer's end.
     pub const UNAVAILABLE: &str = "service_unavailable";
+    /// The node cannot go on after the text of another's answer; who knows that answer otherwise may.
+    pub const CANNOT_RESUME: &str = "cannot_resume";
     pub const DEADLINE_EXCEEDED: &str = "deadline_exceeded";
     pub const INTERNAL: &str = "internal_error";
 }
@@ -74,6 +76,7 @@ mod tests {
             (code::MODEL_NOT_FOUND, 400),
             (code::OVERLOADED, 503),
             (code::UNAVAILABLE, 503),
+            (code::CANNOT_RESUME, 503),
             (code::DEADLINE_EXCEEDED, 504),
             (code::INTERNAL, 500),
             ("something new", 500),

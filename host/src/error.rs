@@ -197,7 +197,8 @@ impl Error {
 
     /// Whether it counts against the node: what it says of the request or of its being full does not.
     pub fn is_nodes_fault(&self) -> bool {
-        self.is_retryable() && !matches!(self.code(), code::OVERLOADED | code::MODEL_NOT_FOUND)
+        let innocent = matches!(self.code(), code::OVERLOADED | code::MODEL_NOT_FOUND | code::CANNOT_RESUME);
+        self.is_retryable() && !innocent
     }
 
     /// The body of the refusal, in the API's format.

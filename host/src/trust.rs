@@ -10,11 +10,20 @@ use rustls::{
 
 /// The certificates of a PEM file, one at least.
 pub fn certificates(path: &Path) -> anyhow::Result<Vec<CertificateDer<'static>>> {
+    read(path).map(|(_, certificates)| certificates)
+}
+
+/// A PEM file of certificates as it is, for who takes no other form.
+pub fn pem(path: &Path) -> anyhow::Result<Vec<u8>> {
+    read(path).map(|(bytes, _)| bytes)
+}
+
+fn read(path: &Path) -> anyhow::Result<(Vec<u8>, Vec<CertificateDer<'static>>)> {
     let named = || format!("the certificates {}", path.display());
-    let all = CertificateDer::pem_file_iter(path).with_context(named)?.collect::<Result<Vec<_>, _>>();
-    let all = all.with_context(named)?;
+    let bytes = std::fs::read(path).with_context(named)?;
+    let all = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, _>>().with_context(named)?;
     anyhow::ensure!(!all.is_empty(), "{} hold none", named());
-    Ok(all)
+    Ok((bytes, all))
 }
 
 /// The authorities of a PEM file: who has a certificate of theirs is believed, and nobody else.

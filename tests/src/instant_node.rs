@@ -27,8 +27,8 @@ use littoral_proto::{
     },
     v1::{
         Delta, DescribeRequest, DetokenizeRequest, DetokenizeResponse, EmbedRequest, EmbedResponse, Error, Event,
-        Finished, GenerateRequest, Model, NodeInfo, Started, TokenizeRequest, TokenizeResponse, Usage, delta::Part,
-        event::Kind, node_server,
+        Finished, GenerateRequest, Model, NodeInfo, Resume, Started, TokenizeRequest, TokenizeResponse, Usage,
+        delta::Part, event::Kind, node_server,
     },
 };
 use tokio::{
@@ -297,7 +297,9 @@ impl node_server::Node for Scripted {
             script = Arc::new(Script { tokens: most, ..(*script).clone() });
         }
         let seed = request.seed.unwrap_or(1);
-        let sent = request.resume_from.iter().map(|resume| resume.token_ids.len() as u32).sum();
+        // A text is read as words, which its tokens are.
+        let read = |resume: &Resume| resume.token_ids.len() + resume.text.split_whitespace().count();
+        let sent = request.resume_from.iter().map(|resume| read(resume) as u32).sum();
         *lock(&shared.last) = Some(request);
         shared.counts.open.fetch_add(1, Relaxed);
         Ok(Response::new(Answer {

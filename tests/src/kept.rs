@@ -1,11 +1,15 @@
 //! Questions whose answers edges keep and share, and what is said of them.
 
+use std::{process::Command, time::Duration};
+
 use serde_json::{Value, json};
 
 use crate::{
+    artefact,
     client::{Answer, Client},
     edge::Edge,
     instant_node::{InstantNode, MODEL},
+    process,
 };
 
 /// What a node of the default script answers.
@@ -24,6 +28,14 @@ pub fn edge(node: &InstantNode, url: &str, timeout_ms: u32) -> Edge {
 /// How many purges the edge has carried out, as its log says.
 pub fn purges(edge: &Edge) -> usize {
     edge.process.log().matches("answers purged").count()
+}
+
+/// Has what edges keep and share at `url` purged, as these arguments of `littoral cache purge` say.
+pub fn purge(url: &str, which: &[&str]) {
+    let mut command = Command::new(artefact::binary("littoral"));
+    command.args(["cache", "purge", "--store", url]).args(which);
+    let ended = process::run("purge", command, Duration::from_secs(20));
+    assert!(ended.status.success(), "{}", ended.said);
 }
 
 /// The text of an answer in either form, and what the cache says of it.

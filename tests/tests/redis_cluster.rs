@@ -1,18 +1,14 @@
 //! Two edges and a real Redis Cluster between them: what they share lies on its primaries, wherever those put it.
 
-use std::{
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use littoral_tests::{
-    artefact,
     client::Client,
     edge::Edge,
     eventually,
     instant_node::{Gate, InstantNode, Script},
-    kept::{self, TEXT, ask, read, said},
+    kept::{self, TEXT, ask, purge, read, said},
     redis_cluster::Cluster,
 };
 use serde_json::json;
@@ -60,7 +56,7 @@ async fn answers_are_shared_whichever_primary_has_them() {
     })
     .await;
     for edge in [&one, &two, &three] {
-        assert_eq!(edge.metrics().await.get("littoral_store_left_alone"), 0.0);
+        assert_eq!(edge.metrics().await.get("littoral_answers_left_alone"), 0.0);
     }
 }
 
@@ -87,13 +83,11 @@ async fn two_edges_share_one_generation_and_hear_of_purges() {
         assert_eq!(answer.unwrap().0, TEXT);
     }
     assert_eq!(node.asked(), 1, "one generation on two hosts");
-    assert_eq!(two.metrics().await.get("littoral_store_left_alone"), 0.0);
+    assert_eq!(two.metrics().await.get("littoral_answers_left_alone"), 0.0);
 
     assert_eq!((said(&first, "same").await, said(&second, "same").await), ("hit".into(), "hit".into()));
     let before = kept::purges(&one);
-    let mut command = Command::new(artefact::binary("littoral"));
-    let done = command.args(["cache", "purge", "--store", &cluster.url(), "--tenant", "acme"]).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    purge(&cluster.url(), &["--tenant", "acme"]);
     eventually("the purge", SOON, async || kept::purges(&one) > before).await;
     assert_eq!(said(&first, "same").await, "miss");
 }

@@ -3,19 +3,17 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    process::Command,
     sync::atomic::Ordering::Relaxed,
     time::{Duration, Instant},
 };
 
 use futures::future::join_all;
 use littoral_tests::{
-    artefact,
     client::Client,
     edge::Edge,
     eventually,
     instant_node::{Gate, InstantNode, MODEL, Script},
-    kept::{self, TEXT, ask, read, said},
+    kept::{self, TEXT, ask, purge, read, said},
     redis_server::Redis,
 };
 
@@ -38,12 +36,6 @@ fn twin(node: &InstantNode, url: &str, edge: fn(&InstantNode, &str) -> Edge) -> 
     (one, two, clients.0, clients.1)
 }
 
-fn purge(redis: &Redis, which: &[&str]) {
-    let mut command = Command::new(artefact::binary("littoral"));
-    let done = command.args(["cache", "purge", "--store", &redis.url()]).args(which).output().unwrap();
-    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-}
-
 #[tokio::test]
 async fn an_answer_of_one_edge_is_an_answer_of_the_other() {
     let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
@@ -57,7 +49,7 @@ async fn an_answer_of_one_edge_is_an_answer_of_the_other() {
         assert_eq!(read(answer, stream).await, (TEXT.into(), "hit".into()));
     }
     assert_eq!(node.asked(), 1);
-    assert_eq!(two.metrics().await.get("littoral_store_hits_total"), 1.0, "then it is in the edge's own memory");
+    assert_eq!(two.metrics().await.get("littoral_answers_hits_total"), 1.0, "then it is in the edge's own memory");
     assert_eq!(said(&second.with_key(&two.keys.globex), "a").await, "miss", "another tenant's is another's");
     let both = async || redis.keys("littoral:answer:*").len() == 2;
     eventually("that one to be kept too", SOON, both).await;
@@ -73,7 +65,7 @@ async fn an_answer_of_one_edge_is_an_answer_of_the_other() {
         let _ = read(three.client().with_key(tenant).chat(&ask("a", false)).await, false).await;
     }
     assert_eq!(node.asked() - asked, 1, "the other tenant's entry was whole");
-    assert_eq!(three.metrics().await.get("littoral_store_undecodable_total"), 1.0);
+    assert_eq!(three.metrics().await.get("littoral_answers_undecodable_total"), 1.0);
 }
 
 #[tokio::test]
@@ -97,7 +89,7 @@ async fn a_purge_reaches_every_edge_within_a_second() {
             }
         }
         let before = carried_out();
-        purge(&redis, which);
+        purge(&redis.url(), which);
         heard(before, carried_out).await;
         for client in [&first, &second] {
             for (prompt, tag, goes) in [("en", "faq/en", goes[0]), ("de", "faq/de", goes[1])] {
@@ -121,7 +113,7 @@ async fn a_purge_reaches_every_edge_within_a_second() {
     });
     eventually("the generation", SOON, async || node.asked() > asked).await;
     let before = carried_out();
-    purge(&redis, &["--all"]);
+    purge(&redis.url(), &["--all"]);
     heard(before, carried_out).await;
     gate.open();
     assert_eq!(asking.await.unwrap(), "miss");
@@ -223,7 +215,7 @@ async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
     times.sort_unstable();
     // A stall of the machine is not the store's.
     assert!(times[10] < Duration::from_millis(1000), "{times:?}");
-    assert_eq!(one.metrics().await.get("littoral_store_left_alone"), 1.0);
+    assert_eq!(one.metrics().await.get("littoral_answers_left_alone"), 1.0);
     redis.pause(false);
     redis.kill();
     for i in 0..20 {
@@ -233,13 +225,13 @@ async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
     redis.start_again();
     let back = async || {
         let _ = said(&second, &format!("back {}", rand_word())).await;
-        two.metrics().await.get("littoral_store_left_alone") == 0.0
+        two.metrics().await.get("littoral_answers_left_alone") == 0.0
     };
     // It may be left alone for ten seconds when it has failed often.
     eventually("the store's return", 3 * SOON, back).await;
     // A purge is heard by an edge that was cut off.
     assert_eq!(said(&second, "dead 1").await, "hit");
-    purge(&redis, &["--all"]);
+    purge(&redis.url(), &["--all"]);
     eventually("the purge", SOON, async || said(&second, "dead 1").await == "miss").await;
     redis.command(&[b"CONFIG", b"SET", b"min-replicas-to-write", b"3"]);
     for i in 0..10 {

@@ -1,5 +1,7 @@
 //! Servers of OpenAI's API as nodes: what they are asked, what is made of their answers, and what they may not do.
 
+#[path = "upstreams/kinds.rs"]
+mod kinds;
 #[path = "upstreams/rest.rs"]
 mod rest;
 #[path = "upstreams/tls.rs"]
@@ -14,11 +16,10 @@ use littoral_tests::{
     client::{Answer, Client},
     edge::{Edge, Setup},
     eventually,
-    instant_node::{Fault, InstantNode, MODEL, Script},
+    instant_node::{InstantNode, MODEL, Script},
     openai_server::{Conduct, OpenAiServer},
 };
 use serde_json::{Value, json};
-use tonic::Status;
 
 const SOON: Duration = Duration::from_secs(15);
 const FIVE: Conduct = Conduct::Tokens(5, Duration::ZERO);
@@ -153,27 +154,6 @@ async fn an_answer_that_cannot_be_continued_ends_in_an_error_event() {
     // One of ours beside it serves another model, and is not asked to go on with this one.
     assert_eq!(node.asked(), 0);
     assert!(edge.client().chat(&ask(MODEL, true)).await.events().transcript().await.done);
-}
-
-#[tokio::test]
-async fn an_answer_goes_on_at_a_node_of_its_own_kind_or_ends_in_an_error_event() {
-    let server = OpenAiServer::start(Conduct::ClosesAfter(5, 3));
-    let lost = Status::unavailable("the node is gone");
-    let node = InstantNode::start("ours", Script { fault: Some((4, Fault::Status(lost))), ..Script::default() });
-    let theirs = format!("resume = 'prefix'\nmodels = ['{MODEL}']");
-    let setup = Edge::to(&[node.address()]).upstream("up", &server.url(), &theirs);
-    let setup = setup.with("fleet", "breaker_failures = 100000").with("fleet", "policy = 'round-robin'");
-    let edge = start(setup).await;
-    let both = async || edge.metrics().await.get("littoral_nodes_ready") == 2.0;
-    eventually("both", SOON, both).await;
-    for _ in 0..4 {
-        let transcript = edge.client().chat(&ask(MODEL, true)).await.events().transcript().await;
-        assert!(!transcript.done && transcript.broken.is_none(), "{transcript:?}");
-        assert_eq!(transcript.error.as_ref().unwrap()["code"], "service_unavailable");
-        assert_eq!(transcript.text(), "t1 t2 t3 ");
-    }
-    assert_eq!((node.asked(), server.asked()), (2, 2), "neither is asked to go on with the other's");
-    assert_eq!(edge.metrics().await.sum("littoral_failovers_total", &[("outcome", "lost")]), 4.0);
 }
 
 #[tokio::test]

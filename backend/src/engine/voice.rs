@@ -21,6 +21,8 @@ pub struct Voice {
     tokens: u32,
     /// Of those, the ones of reasoning.
     reasoning: u32,
+    /// Text that the client has and that is still held back here.
+    ahead: String,
     end: Option<&'static str>,
 }
 
@@ -41,13 +43,35 @@ pub struct Said {
 
 impl Voice {
     pub fn new(choice: u32, spelling: Box<dyn Spelling>, stops: Vec<String>, speech: Option<Speech>) -> Self {
-        Self { choice, spelling, stop: StopMatcher::new(stops), speech, tokens: 0, reasoning: 0, end: None }
+        let (stop, ahead) = (StopMatcher::new(stops), String::new());
+        Self { choice, spelling, stop, speech, tokens: 0, reasoning: 0, ahead, end: None }
     }
 
-    /// Builds up again what the client already has, without saying it.
-    pub fn replay(&mut self, id: u32, end: Option<&'static str>) {
+    /// Builds up again what the client already has, without saying it: what would have been said for the token.
+    pub fn replay(&mut self, id: u32, end: Option<&'static str>) -> Vec<Delta> {
         let picked = Picked { id, logprobs: None };
-        self.say(Said { picked, end });
+        self.say(Said { picked, end })
+    }
+
+    /// The same for `text` that another server said, whose tokens these are, with what ends the answer at each. False
+    /// when it would not all be text here.
+    pub fn replay_text(&mut self, text: &str, tokens: impl Iterator<Item = (u32, Option<&'static str>)>) -> bool {
+        let mut said = String::new();
+        for (id, end) in tokens {
+            for delta in self.replay(id, end) {
+                match delta.part {
+                    Some(Part::Text(text)) => said.push_str(&text),
+                    Some(Part::Reasoning(_) | Part::ToolCall(_)) => return false,
+                    None => {}
+                }
+            }
+            if self.end.is_some() {
+                break;
+            }
+        }
+        let Some(held) = text.strip_prefix(&said) else { return false };
+        self.ahead = held.into();
+        self.end.is_some() || self.speech.as_ref().is_none_or(|speech| speech.parser.is_content())
     }
 
     /// Takes the next token in: what is sent for it, at least one delta.
@@ -80,8 +104,29 @@ impl Voice {
         std::iter::once(first).chain(parts.map(more)).collect()
     }
 
-    /// The text's parts. At the end of the answer, also what the parser held back.
+    /// The text's parts, without what the client has of them.
     fn parts(&mut self, text: String) -> Vec<Part> {
+        let mut parts = self.told_apart(text);
+        for part in &mut parts {
+            if self.ahead.is_empty() {
+                break;
+            }
+            match part {
+                Part::Text(text) if text.starts_with(&self.ahead) => {
+                    text.drain(..std::mem::take(&mut self.ahead).len());
+                }
+                Part::Text(text) if self.ahead.starts_with(text.as_str()) => {
+                    self.ahead.drain(..std::mem::take(text).len());
+                }
+                // What was held back has become the beginning of a stop string or of a call.
+                _ => self.ahead.clear(),
+            }
+        }
+        parts
+    }
+
+    /// Text, reasoning and calls. At the end of the answer, also what the parser held back.
+    fn told_apart(&mut self, text: String) -> Vec<Part> {
         let Some(speech) = &mut self.speech else { return vec![Part::Text(text)] };
         let mut parts = Vec::new();
         speech.parser.push(&text, &mut parts);
@@ -134,5 +179,79 @@ impl Voice {
     /// Tokens of the answer, those that were sent before included.
     pub fn tokens(&self) -> u32 {
         self.tokens
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::speak::Format;
+
+    /// Token `n` is the n-th word.
+    struct Words(&'static [&'static str]);
+
+    impl Spelling for Words {
+        fn push(&mut self, id: u32) -> Option<String> {
+            self.0.get(id as usize).map(|word| word.to_string())
+        }
+        fn finish(&mut self) -> Option<String> {
+            None
+        }
+        fn bytes(&self, id: u32) -> Vec<u8> {
+            self.0.get(id as usize).map(|word| word.as_bytes().to_vec()).unwrap_or_default()
+        }
+    }
+
+    /// Another server said the first `sent` words as they stand; what is said of the rest. None when the words would be
+    /// said otherwise here.
+    fn rest(words: &'static [&'static str], sent: usize, stops: &[&str], speech: Option<Speech>) -> Option<String> {
+        let stops = stops.iter().map(|stop| stop.to_string()).collect();
+        let mut voice = Voice::new(0, Box::new(Words(words)), stops, speech);
+        let tokens = (0..sent as u32).map(|id| (id, None));
+        if !voice.replay_text(&words[..sent].concat(), tokens) {
+            return None;
+        }
+        let mut said = String::new();
+        for id in sent..words.len() {
+            if voice.end().is_some() {
+                break;
+            }
+            let end = (id + 1 == words.len()).then_some(finish::LENGTH);
+            for delta in voice.replay(id as u32, end) {
+                match delta.part {
+                    Some(Part::Text(text)) => said.push_str(&text),
+                    Some(Part::ToolCall(call)) if !call.name.is_empty() => said.push_str(&format!("[{}]", call.name)),
+                    _ => {}
+                }
+            }
+        }
+        Some(said)
+    }
+
+    fn speech(thinking: bool) -> Option<Speech> {
+        let format = Format::of("<tool_call>").unwrap();
+        Some(Speech { parser: Parser::new(format, thinking, true), nonce: 0 })
+    }
+
+    #[test]
+    fn what_the_client_has_is_not_said_again_though_it_was_held_back() {
+        // A stop string that may have begun, and that comes or does not.
+        assert_eq!(rest(&["on", "e E", "Nx"], 2, &["END"], None).unwrap(), "Nx");
+        assert_eq!(rest(&["on", "e E", "ND", " two"], 2, &["END"], None).unwrap(), "");
+        assert_eq!(rest(&["a", "a", "a", "c"], 2, &["aab"], None).unwrap(), "ac");
+        // Blanks that may be the last, and a mark that may have begun.
+        assert_eq!(rest(&["one ", "two"], 1, &[], speech(false)).unwrap(), "two");
+        assert_eq!(rest(&["one ", "\n", "two"], 1, &[], speech(false)).unwrap(), "\ntwo");
+        assert_eq!(rest(&["1 <", " 2"], 1, &[], speech(false)).unwrap(), " 2");
+        let call = &["See <", "tool_call>", r#"{"name": "f", "arguments": {}}"#, "</tool_call>"];
+        assert_eq!(rest(call, 1, &[], speech(false)).unwrap(), "[f]");
+    }
+
+    #[test]
+    fn what_would_not_be_text_here_is_not_gone_on_with() {
+        assert_eq!(rest(&["one ", "two"], 1, &[], speech(true)), None, "it would be reasoning");
+        assert_eq!(rest(&["<think>hm", "</think>one"], 1, &[], speech(false)), None);
+        let call = &["See <tool_call>{", r#""name": "f", "arguments": {}}"#, "</tool_call>"];
+        assert_eq!(rest(call, 1, &[], speech(false)), None, "a call has begun");
     }
 }

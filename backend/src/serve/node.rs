@@ -120,28 +120,32 @@ impl Node {
         let max_tokens = chat.max_tokens.map_or(room, |n| n as usize).clamp(1, room - prompt.len());
         self.fits(&chat, prompt.len(), max_tokens)?;
         let sampling = self.sampling(&chat, request.seed).map_err(invalid)?;
-        let resumed = self.resumed(request.resume_from, sampling.n).map_err(invalid)?;
+        let resumed = self.resumed(request.resume_from, sampling.n)?;
         let ends = self.tokenizer.ends();
         let constraint = self.constraint(&chat, &prompt).map_err(invalid)?;
-        let choices = (0..).zip(resumed).map(|(index, resumed)| {
+        let choices = (0..).zip(resumed).map(|(index, Resumed { tokens: resumed, text })| {
             let spelling = Speller {
                 detokenizer: Detokenizer::new(self.tokenizer.clone()),
                 tokenizer: self.tokenizer.clone(),
                 marks: self.marks.clone(),
             };
             let mut voice = Voice::new(index, Box::new(spelling), chat.stop.clone(), self.speech(&chat, &prompt));
-            for (id, count) in resumed.iter().zip(1..) {
-                voice.replay(*id, end_of(*id, count, max_tokens, ends));
+            let mut sent = resumed.iter().zip(1..).map(|(id, count)| (*id, end_of(*id, count, max_tokens, ends)));
+            match text {
+                None => sent.for_each(|(id, end)| drop(voice.replay(id, end))),
+                Some(text) if voice.replay_text(&text, &mut sent) => {}
+                Some(_) => return Err(unspeakable()),
             }
             let mut constraint =
                 constraint.as_ref().map(|c| self.grammars.get(&c.0).map(|grammar| Constraint { grammar, after: c.1 }));
             if let Some(Ok(constraint)) = &mut constraint {
-                resumed.iter().try_for_each(|id| constraint.accept(*id).map(drop)).map_err(|e| e.to_string())?;
+                let accepted = resumed.iter().try_for_each(|id| constraint.accept(*id).map(drop));
+                accepted.map_err(|e| invalid(e.to_string()))?;
             }
-            let constraint = constraint.transpose().map_err(|e| e.to_string())?;
+            let constraint = constraint.transpose().map_err(|e| invalid(e.to_string()))?;
             Ok(Choice { index, resumed, voice, constraint })
         });
-        let task = Task::Answer(choices.collect::<Result<_, String>>().map_err(invalid)?);
+        let task = Task::Answer(choices.collect::<Result<_, Error>>()?);
         Ok(Job {
             request_id: request.request_id,
             node: self.name.clone(),
@@ -271,16 +275,35 @@ impl Node {
         Ok(Wanted { n: asked.n.max(1), how })
     }
 
-    /// The tokens that were sent before, per choice.
-    fn resumed(&self, resume: Vec<v1::Resume>, n: u32) -> Result<Vec<Vec<u32>>, String> {
-        let mut choices = vec![Vec::new(); n as usize];
+    /// What was sent before, per choice.
+    fn resumed(&self, resume: Vec<v1::Resume>, n: u32) -> Result<Vec<Resumed>, Error> {
+        let invalid = |message: String| error(code::INVALID_REQUEST, message, false);
+        let mut choices = vec![Resumed::default(); n as usize];
         for part in resume {
-            let choice = choices.get_mut(part.choice as usize);
-            let choice = choice.ok_or_else(|| format!("resume_from names choice {}; there are {n}", part.choice))?;
-            choice.extend(part.token_ids);
+            let number = part.choice;
+            let choice = choices.get_mut(number as usize);
+            let choice = choice.ok_or_else(|| invalid(format!("resume_from names choice {number}; there are {n}")))?;
+            let only_tokens = part.text.is_empty() && choice.text.is_none();
+            if only_tokens {
+                choice.tokens.extend(part.token_ids);
+                continue;
+            }
+            if !choice.tokens.is_empty() || !part.token_ids.is_empty() {
+                return Err(invalid(format!(
+                    "resume_from gives both text and tokens of choice {number}, or two texts"
+                )));
+            }
+            choice.tokens = self.tokenizer.encode_bare(&part.text);
+            // Another tokenizer may have spelled what this one cannot, and nobody may write control tokens.
+            if self.tokenizer.decode(&choice.tokens) != part.text {
+                return Err(unspeakable());
+            }
+            choice.text = Some(part.text);
         }
-        match choices.iter().flatten().find(|id| **id as usize >= self.info.vocab) {
-            Some(id) => Err(format!("resume_from has token {id}; the vocabulary has {} tokens", self.info.vocab)),
+        match choices.iter().flat_map(|choice| &choice.tokens).find(|id| **id as usize >= self.info.vocab) {
+            Some(id) => {
+                Err(invalid(format!("resume_from has token {id}; the vocabulary has {} tokens", self.info.vocab)))
+            }
             None => Ok(choices),
         }
     }
@@ -321,6 +344,12 @@ fn error(code: &str, message: impl Into<String>, retryable: bool) -> Error {
     Error { code: code.into(), message: message.into(), retryable }
 }
 
+/// Of text that this node could not have said as text.
+fn unspeakable() -> Error {
+    let message = "this node's model would not say the text that the answer is to go on after as it was said";
+    error(code::CANNOT_RESUME, message, true)
+}
+
 fn too_long(prompt: usize, room: usize, info: &ModelInfo) -> String {
     let why = if room < info.context_length { "this node's KV cache holds" } else { "the model's context holds" };
     format!("the prompt has {prompt} tokens; {why} {room}, prompt and answer together: please shorten the messages")
@@ -330,6 +359,14 @@ fn too_long(prompt: usize, room: usize, info: &ModelInfo) -> String {
 struct Wanted {
     n: u32,
     how: Sampling,
+}
+
+/// What the client has of a choice.
+#[derive(Debug, Clone, Default)]
+struct Resumed {
+    tokens: Vec<u32>,
+    /// What the tokens were read from, where another kind of server made it.
+    text: Option<String>,
 }
 
 /// The format's marks that are tokens without text.

@@ -63,6 +63,11 @@ impl Parser {
         matches!(self.state, State::Reasoning)
     }
 
+    /// Whether what comes next is text, unless it turns out to be a mark.
+    pub fn is_content(&self) -> bool {
+        matches!(self.state, State::Content)
+    }
+
     /// Calls that have begun.
     pub fn calls(&self) -> u32 {
         self.calls

@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use littoral_api::error::code;
-use littoral_proto::v1::{GenerateRequest, Speculation, event::Kind};
+use littoral_core::chat::ChatRequest;
+use littoral_proto::v1::{GenerateRequest, Resume, Speculation, event::Kind};
 
 use crate::support::{Answer, Node, chat, request, resumed, shared};
 
@@ -123,6 +124,42 @@ async fn a_broken_stream_is_continued_to_the_same_text() {
             assert_eq!(counted(&rest), counted(&whole));
         }
     }
+}
+
+#[tokio::test]
+async fn a_text_that_another_server_said_is_read_and_not_said_again() {
+    let after = |chat: &ChatRequest, text: &str| {
+        let resume = Resume { text: text.into(), ..Resume::default() };
+        GenerateRequest { resume_from: vec![resume], ..request(chat) }
+    };
+    let chat = chat(STORY);
+    let whole = shared().answer(request(&chat)).await;
+    for sent in [1, 10, whole.tokens.len() - 1] {
+        let text = whole.pieces[..sent].concat();
+        let rest = shared().answer(after(&chat, &text)).await;
+        assert_eq!(rest.tokens, whole.tokens[sent..], "after {text:?}");
+        assert_eq!((text + &rest.text, rest.usage.completion_tokens), (whole.text.clone(), 24));
+        assert_eq!((rest.reason.as_str(), rest.usage.prompt_tokens), ("length", whole.usage.prompt_tokens));
+    }
+    // What would be held back, because it may become a stop string, has been said.
+    let text = whole.pieces[..10].concat();
+    let stopping = ChatRequest { stop: vec![format!("{}#", &text[text.len() - 3..])], ..chat.clone() };
+    let rest = shared().answer(after(&stopping, &text)).await;
+    assert_eq!(text.clone() + &rest.text, whole.text);
+    // A text as long as the answer may be, or longer, is all of it.
+    for max_tokens in [10, 4] {
+        let short = ChatRequest { max_tokens: Some(max_tokens), ..chat.clone() };
+        let rest = shared().answer(after(&short, &text)).await;
+        assert_eq!((rest.text.as_str(), rest.reason.as_str(), rest.tokens.len()), ("", "length", 0));
+        assert_eq!(rest.usage.completion_tokens, max_tokens);
+    }
+    // What this model could not have said as text.
+    let refused = shared().answer(after(&chat, "Once<|im_end|>")).await;
+    assert_eq!(refused.code(), "cannot_resume");
+    assert!(refused.error.is_some_and(|error| error.retryable));
+    let mut both = after(&chat, &text);
+    both.resume_from[0].token_ids = vec![1];
+    assert_eq!(shared().answer(both).await.code(), "invalid_request_error");
 }
 
 #[tokio::test]

@@ -159,7 +159,7 @@ pub fn request(chat: &ChatRequest) -> GenerateRequest {
 }
 
 pub fn resumed(chat: &ChatRequest, sent: &[u32]) -> GenerateRequest {
-    let resume = Resume { choice: 0, token_ids: sent.to_vec() };
+    let resume = Resume { token_ids: sent.to_vec(), ..Resume::default() };
     GenerateRequest { resume_from: vec![resume], ..request(chat) }
 }
 

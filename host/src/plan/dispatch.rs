@@ -16,13 +16,17 @@ use littoral_core::Candidate;
 use littoral_proto::v1::{Event, GenerateRequest, Resume, event};
 use tokio::time::{sleep, timeout_at};
 
-use super::{now_ms, wire::Wire};
+use super::{
+    now_ms,
+    origin::{Origin, Way},
+    wire::Wire,
+};
 use crate::{
-    config::{Kind, Node},
+    config::Kind,
     error::Error,
     fleet::{Clients, Fleet, Lease},
     telemetry::{Metrics, Tally},
-    upstream::{Continue, HttpWire, Said, call::Call},
+    upstream::{HttpWire, Said, call::Call},
 };
 
 /// Nodes the fleet is asked for when those of the plan are used up.
@@ -51,6 +55,8 @@ pub struct Dispatch {
     pub tally: Arc<Tally>,
     pub ask: Ask,
     pub candidates: VecDeque<Candidate>,
+    /// Nodes that would go on after text, where another may go on after the tokens.
+    pub readers: VecDeque<Candidate>,
     /// Names of the nodes that were asked, or are not to be.
     pub asked: Vec<String>,
     /// Nodes that were passed over because their breakers are open.
@@ -65,26 +71,7 @@ pub struct Opened {
     pub first: VecDeque<Event>,
     pub wire: Wire,
     pub lease: Lease,
-}
-
-/// Where an answer is to go on.
-#[derive(Debug, Clone, Default)]
-pub struct Origin {
-    pub tokens: Vec<Resume>,
-    /// What was said by a server that tells no tokens.
-    pub said: Said,
-    pub seed: Option<u64>,
-}
-
-impl Origin {
-    /// Whether a node can go on from here.
-    fn suits(&self, node: &Node) -> bool {
-        match node.kind {
-            Kind::Littoral => self.said.text.is_empty(),
-            Kind::OpenAi if !self.said.text.is_empty() => node.resume != Continue::None,
-            Kind::OpenAi => self.tokens.is_empty(),
-        }
-    }
+    pub way: Way,
 }
 
 impl Dispatch {
@@ -94,14 +81,15 @@ impl Dispatch {
         let mut last = None;
         loop {
             let Some((candidate, lease)) = self.next(from, last.is_some()) else { break };
-            let hedge = self.fleet.config().hedge().filter(|_| from.seed.is_none());
+            let hedge = self.fleet.config().hedge().filter(|_| !from.begun);
             let opened = match hedge {
                 None => self.attempt(lease, from, false).await,
                 Some(after) => self.hedged(lease, from, after).await,
             };
             match opened {
                 Ok(opened) => {
-                    self.tally.routed(opened.lease.member().name(), &candidate.reason, &self.asked);
+                    let by_text = opened.way != Way::Tokens;
+                    self.tally.routed(opened.lease.member().name(), &candidate.reason, &self.asked, by_text);
                     return Ok(opened);
                 }
                 Err(error) if error.is_retryable() => {
@@ -133,21 +121,29 @@ impl Dispatch {
         Some((candidate, lease))
     }
 
-    /// The next node whose breaker lets a request in.
+    /// The next node whose breaker lets a request in. Those that go on after the tokens come before those that only know the
+    /// text.
     fn admitting(&mut self, from: &Origin) -> Option<(Candidate, Lease)> {
         loop {
             if self.candidates.is_empty() {
                 let (model, session) = (&self.ask.model, &self.ask.session);
                 self.candidates = self.fleet.candidates_but(&self.asked, model, session, MORE).into();
             }
-            let candidate = self.candidates.pop_front()?;
+            let (candidate, waited) = match self.candidates.pop_front() {
+                Some(candidate) => (candidate, false),
+                None => (self.readers.pop_front()?, true),
+            };
             let Some(member) = self.fleet.member(&candidate.node) else {
                 tracing::debug!(node = candidate.node, "the plan names a node that is not there");
                 continue;
             };
-            self.asked.push(candidate.node.clone());
+            if !waited {
+                self.asked.push(candidate.node.clone());
+            }
             let now = now_ms();
-            if !from.suits(&member.node) || member.rests(now).is_some() {
+            let Some(way) = from.way(&member.node).filter(|_| member.rests(now).is_none()) else { continue };
+            if way != Way::Tokens && from.tokens.is_some() && !waited {
+                self.readers.push_back(candidate);
                 continue;
             }
             match member.enter(now) {
@@ -162,7 +158,7 @@ impl Dispatch {
         loop {
             let candidate = self.failing.pop_front()?;
             let member = self.fleet.member(&candidate.node);
-            let member = member.filter(|member| from.suits(&member.node) && member.rests(now_ms()).is_none());
+            let member = member.filter(|member| from.way(&member.node).is_some() && member.rests(now_ms()).is_none());
             if let Some(member) = member {
                 return Some((candidate, member.lease()));
             }
@@ -195,34 +191,43 @@ impl Dispatch {
     fn attempt(&self, lease: Lease, from: &Origin, token: bool) -> BoxFuture<'static, Result<Opened, Error>> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let ask = self.ask.clone();
-        let way = match lease.member().node.kind {
-            Kind::Littoral => Either::Left(self.nodes.get(lease.member())),
+        // Only nodes that have a way are chosen.
+        let way = from.way(&lease.member().node).unwrap_or(Way::Tokens);
+        let (tokens, said) = match way {
+            Way::Tokens => (from.tokens.clone().unwrap_or_default(), Said::default()),
+            Way::Text | Way::Message => (Vec::new(), from.said.clone().unwrap_or_default()),
+        };
+        let call = match lease.member().node.kind {
+            Kind::Littoral => {
+                let text = Resume { text: said.text, ..Resume::default() };
+                let request = GenerateRequest {
+                    model: ask.model,
+                    request: ask.request,
+                    session: ask.session,
+                    tenant: ask.tenant,
+                    deadline_ms: (left.as_millis() as u64).max(1),
+                    seed: from.seed.filter(|_| way == Way::Tokens).or(ask.seed),
+                    resume_from: if way == Way::Text { vec![text] } else { tokens },
+                    request_id: ask.request_id,
+                    ..GenerateRequest::default()
+                };
+                Either::Left((self.nodes.get(lease.member()), request))
+            }
             Kind::OpenAi => {
                 let call = Call {
-                    canonical: ask.request.clone(),
-                    model: ask.model.clone(),
-                    request_id: ask.request_id.clone(),
-                    seed: from.seed.or(ask.seed).unwrap_or_default(),
-                    said: from.said.clone(),
+                    canonical: ask.request,
+                    model: ask.model,
+                    request_id: ask.request_id,
+                    seed: from.seed.or(ask.seed).unwrap_or_else(rand::random),
+                    said,
                 };
                 Either::Right((self.nodes.http(&lease.member().node), lease.member().clone(), call))
             }
         };
-        let request = GenerateRequest {
-            model: ask.model,
-            request: ask.request,
-            session: ask.session,
-            tenant: ask.tenant,
-            deadline_ms: (left.as_millis() as u64).max(1),
-            seed: from.seed.or(ask.seed),
-            resume_from: from.tokens.clone(),
-            request_id: ask.request_id,
-            ..GenerateRequest::default()
-        };
         let (deadline, metrics) = (self.deadline, self.metrics.clone());
         let opening = async move {
-            let mut wire = match way {
-                Either::Left(client) => {
+            let mut wire = match call {
+                Either::Left((client, request)) => {
                     let wrong = |e| Error::NoNode(format!("the node's address cannot be used: {e}"));
                     Wire::Grpc(Box::new(client.map_err(wrong)?.generate(request).await?.into_inner()))
                 }
@@ -250,7 +255,7 @@ impl Dispatch {
             match timeout_at(deadline.into(), opening).await {
                 Ok(Ok((first, wire))) => {
                     lease.succeeded(now_ms());
-                    Ok(Opened { first, wire, lease })
+                    Ok(Opened { first, wire, lease, way })
                 }
                 Ok(Err(error)) => {
                     blame(&lease, &error);

@@ -229,6 +229,7 @@ impl Job {
                 request_id: self.request_id,
             },
             candidates: candidates.into(),
+            readers: VecDeque::new(),
             asked: Vec::new(),
             failing: VecDeque::new(),
             received: self.received,
@@ -248,7 +249,7 @@ impl Job {
             return Err(Error::busy(EVERY_NODE, seconds));
         }
         dispatch.fleet.deposit();
-        let opened = dispatch.open(&progress.origin()).await?;
+        let opened = dispatch.open(&progress.origin(&dispatch.ask)).await?;
         Ok(Generation::new(opened, dispatch, progress))
     }
 }

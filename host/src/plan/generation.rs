@@ -1,5 +1,5 @@
 //! A generation under way at a node: its events, its deadline, and what is learned from them. When the node is lost,
-//! another goes on from the tokens that were sent.
+//! another goes on after the tokens that were sent, or after their text.
 //!
 //! The stream owns the call: dropping it cancels the generation at the node.
 
@@ -11,15 +11,17 @@ use std::{
 };
 
 use futures::{FutureExt, Stream, future::BoxFuture};
-use littoral_proto::v1::{Event, event::Kind};
+use littoral_api::error::code;
+use littoral_proto::v1::{Event, Usage, event::Kind};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
     dispatch::{Dispatch, Opened, blame},
+    origin::Way,
     progress::{Progress, Verdict},
     wire::Wire,
 };
-use crate::{error::Error, fleet::Lease};
+use crate::{error::Error, fleet::Lease, telemetry::Tally};
 
 /// Events of one generation. Ends after `usage` or `error`; a stream that breaks and cannot be continued ends with an
 /// error event.
@@ -45,32 +47,29 @@ enum State {
     Resuming {
         opening: BoxFuture<'static, (Dispatch, Result<Opened, Error>)>,
         why: Error,
+        /// Only what the answer took is asked for.
+        over: bool,
     },
     Over,
 }
 
 impl Generation {
     /// `progress` is how far the answer had come elsewhere.
-    pub fn new(opened: Opened, dispatch: Dispatch, progress: Progress) -> Self {
-        let Opened { first, wire, lease } = opened;
-        if let Some(Kind::Started(started)) = first.front().and_then(|event| event.kind.as_ref()) {
-            dispatch.tally.started(&started.node, started.prompt_tokens, started.cached_tokens);
-        }
+    pub fn new(opened: Opened, dispatch: Dispatch, mut progress: Progress) -> Self {
+        let Opened { first, wire, lease, way } = opened;
+        tell_started(&dispatch.tally, &first);
         let deadline = Box::pin(sleep_until(dispatch.deadline.into()));
         let received = dispatch.received;
         let state = State::Streaming { first, wire, lease };
         let resumes = u32::from(progress.seed().is_some());
+        progress.goes_on(way);
         Self { state, dispatch: Some(dispatch), progress, deadline, received, spoke: None, resumes }
     }
 
-    /// Learns from an event on its way out; after the last one the call is let go.
-    fn note(&mut self, event: &mut Event, cx: &mut Context<'_>) {
+    /// Learns from an event on its way out, of so many tokens; after the last one the call is let go.
+    fn note(&mut self, event: &mut Event, tokens: u32, cx: &mut Context<'_>) {
         let Some(dispatch) = &self.dispatch else { return };
-        if let Some(Kind::Delta(delta)) = &event.kind {
-            // A part without ids is a token with most servers.
-            let unnumbered = u32::from(self.progress.tokens() == 0 && delta.part.is_some());
-            dispatch.tally.spoke((delta.token_ids.len() as u32).max(unnumbered));
-        }
+        dispatch.tally.spoke(tokens);
         match &mut event.kind {
             Some(Kind::Delta(_)) if self.spoke.is_none() => {
                 self.spoke = Some(Instant::now());
@@ -80,10 +79,8 @@ impl Generation {
                 }
             }
             Some(Kind::Usage(usage)) => {
-                self.progress.settle(usage, self.resumes > 0);
-                dispatch.metrics.tokens(usage);
-                dispatch.tally.used(usage);
-                dispatch.fleet.answered_in(self.received.elapsed());
+                self.progress.settle(usage);
+                self.used(dispatch, usage);
             }
             _ => {}
         }
@@ -99,30 +96,49 @@ impl Generation {
         }
     }
 
+    /// The books of the answer are closed.
+    fn used(&self, dispatch: &Dispatch, usage: &Usage) {
+        dispatch.metrics.tokens(usage);
+        dispatch.tally.used(usage);
+        dispatch.fleet.answered_in(self.received.elapsed());
+    }
+
     /// The node is lost: asks another, or says why not.
     fn lost(&mut self, error: Error) -> Option<Event> {
         let State::Streaming { lease, .. } = std::mem::replace(&mut self.state, State::Over) else { return None };
         blame(&lease, &error);
         drop(lease);
-        let may = self.dispatch.as_ref().is_some_and(|d| self.resumes < d.fleet.config().max_resumes);
-        if !error.is_retryable() || !may || !self.progress.can_resume() {
-            return Some(self.fail(&error));
-        }
         let Some(mut dispatch) = self.dispatch.take() else { return Some(self.fail(&error)) };
+        let from = self.progress.origin(&dispatch.ask);
+        if !error.is_retryable() || self.resumes >= dispatch.fleet.config().max_resumes || !from.leads_on() {
+            self.dispatch = Some(dispatch);
+            return Some(self.give_up(&error, from.over));
+        }
         self.resumes += 1;
         // Those that did not take it when it began may take it now; the one that lost it is asked no more.
         let lost = dispatch.tally.routed_to();
         dispatch.asked.retain(|node| Some(node) == lost.as_ref());
         dispatch.candidates.clear();
+        dispatch.readers.clear();
         dispatch.failing.clear();
         tracing::info!(node = lost, tokens = self.progress.tokens(), %error, "a stream broke; another node is asked to go on");
-        let from = self.progress.origin();
+        let over = from.over;
         let opening = async move {
             let opened = dispatch.open(&from).await;
             (dispatch, opened)
         };
-        self.state = State::Resuming { opening: opening.boxed(), why: error };
+        self.state = State::Resuming { opening: opening.boxed(), why: error, over };
         None
+    }
+
+    /// Nobody goes on. An answer that has ended is whole all the same.
+    fn give_up(&mut self, error: &Error, over: bool) -> Event {
+        let Some(dispatch) = self.dispatch.as_ref().filter(|_| over) else { return self.fail(error) };
+        let usage = self.progress.usage();
+        self.used(dispatch, &usage);
+        tracing::info!(%error, "a generation broke after its end; what it took is what was seen of it");
+        self.state = State::Over;
+        Event { kind: Some(Kind::Usage(usage)) }
     }
 
     fn fail(&mut self, error: &Error) -> Event {
@@ -136,7 +152,7 @@ impl Generation {
     fn step(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         match &mut self.state {
             State::Over => Poll::Ready(None),
-            State::Resuming { opening, why } => {
+            State::Resuming { opening, why, over } => {
                 let (dispatch, opened) = match opening.as_mut().poll(cx) {
                     Poll::Ready(done) => done,
                     Poll::Pending => return self.overdue(cx),
@@ -144,17 +160,23 @@ impl Generation {
                 let metrics = dispatch.metrics.clone();
                 self.dispatch = Some(dispatch);
                 match opened {
-                    Ok(Opened { first, wire, lease }) => {
+                    Ok(Opened { first, wire, lease, way }) => {
                         metrics.resumed.increment(1);
+                        self.progress.goes_on(way);
+                        if let Some(dispatch) = self.dispatch.as_ref().filter(|_| way == Way::Text) {
+                            // Nobody has counted the prompt before.
+                            tell_started(&dispatch.tally, &first);
+                        }
                         self.state = State::Streaming { first, wire, lease };
                         Poll::Ready(None)
                     }
                     Err(error) => {
-                        metrics.lost.increment(1);
+                        let (why, over) = (std::mem::replace(why, Error::Deadline), *over);
+                        metrics.lost.increment(u64::from(!over));
                         // That there is nobody else says less than why there is need of one.
-                        let why = std::mem::replace(why, Error::Deadline);
-                        let error = if matches!(error, Error::NoNode(_) | Error::Busy { .. }) { why } else { error };
-                        Poll::Ready(Some(self.fail(&error)))
+                        let nobody = matches!(error, Error::NoNode(_) | Error::Busy { .. });
+                        let error = if nobody || error.code() == code::CANNOT_RESUME { why } else { error };
+                        Poll::Ready(Some(self.give_up(&error, over)))
                     }
                 }
             }
@@ -173,14 +195,17 @@ impl Generation {
                     Some(Ok(Event { kind: Some(Kind::Error(error)) })) if error.retryable => {
                         self.lost(Error::Node(error))
                     }
-                    Some(Ok(mut event)) => match self.progress.take(&event) {
-                        Verdict::Pass => {
-                            self.note(&mut event, cx);
-                            Some(event)
+                    Some(Ok(mut event)) => {
+                        let before = self.progress.tokens();
+                        match self.progress.take(&event) {
+                            Verdict::Pass => {
+                                self.note(&mut event, self.progress.tokens() - before, cx);
+                                Some(event)
+                            }
+                            Verdict::Drop => None,
+                            Verdict::Garbage(what) => self.lost(Error::Garbage(what)),
                         }
-                        Verdict::Drop => None,
-                        Verdict::Garbage(what) => self.lost(Error::Garbage(what)),
-                    },
+                    }
                 })
             }
         }
@@ -189,6 +214,13 @@ impl Generation {
     fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         ready!(self.deadline.as_mut().poll(cx));
         Poll::Ready(Some(self.fail(&Error::Deadline)))
+    }
+}
+
+/// Tells of the node that begins, and of what it counted.
+fn tell_started(tally: &Tally, first: &VecDeque<Event>) {
+    if let Some(Kind::Started(started)) = first.front().and_then(|event| event.kind.as_ref()) {
+        tally.started(&started.node, started.prompt_tokens, started.cached_tokens);
     }
 }
 

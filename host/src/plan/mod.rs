@@ -11,6 +11,7 @@ mod generate;
 mod generation;
 mod memo;
 mod oauth;
+mod origin;
 mod permit;
 mod progress;
 mod retrieval;

@@ -10,7 +10,7 @@ use redis::{
     cluster_async::ClusterConnection,
 };
 
-use crate::trust::certificates;
+use crate::trust::pem;
 
 const SCHEMES: [&str; 4] = ["redis", "rediss", "redis-cluster", "rediss-cluster"];
 
@@ -54,8 +54,7 @@ impl Address {
     /// Believes the certificates in a PEM file, if one is named, and those they signed; no others.
     pub fn trusting(mut self, file: Option<&Path>) -> anyhow::Result<Self> {
         let Some(file) = file else { return Ok(self) };
-        certificates(file).context("store.ca_file")?;
-        self.authorities = Some(std::fs::read(file).context("store.ca_file")?.into());
+        self.authorities = Some(pem(file).context("store.ca_file")?.into());
         Ok(self)
     }
 

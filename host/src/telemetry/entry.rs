@@ -182,12 +182,13 @@ impl Tally {
         }
     }
 
-    /// A node took the request, for this reason, after others (or itself, the last of `asked`) were asked.
-    pub fn routed(&self, node: &str, reason: &str, asked: &[String]) {
+    /// A node took the request, for this reason, after others (or itself, the last of `asked`) were asked. It may know of
+    /// what was said before no more than the text.
+    pub fn routed(&self, node: &str, reason: &str, asked: &[String], by_text: bool) {
         let tried = asked.iter().filter(|other| *other != node).cloned().collect();
         let mut route = self.route.lock().unwrap_or_else(PoisonError::into_inner);
         let resumes = route.as_ref().map_or(0, |routed| routed.resumes + 1);
-        *route = Some(Routed { node: node.into(), reason: reason.into(), tried, resumes });
+        *route = Some(Routed { node: node.into(), reason: reason.into(), tried, resumes, by_text });
     }
 
     /// The node that has the request now.
@@ -198,7 +199,7 @@ impl Tally {
     /// Where the request went and why: `n2; reason=overflow home=n1; tried=n1`; none while it went nowhere.
     pub fn route(&self) -> Option<String> {
         let route = self.route.lock().unwrap_or_else(PoisonError::into_inner);
-        let Routed { node, reason, tried, resumes } = route.as_ref()?;
+        let Routed { node, reason, tried, resumes, by_text } = route.as_ref()?;
         let mut text = format!("{node}; reason={reason}");
         if !tried.is_empty() {
             text.push_str("; tried=");
@@ -206,6 +207,9 @@ impl Tally {
         }
         if *resumes > 0 {
             text.push_str(&format!("; resumes={resumes}"));
+        }
+        if *by_text {
+            text.push_str("; by=text");
         }
         Some(text)
     }
@@ -259,6 +263,8 @@ struct Routed {
     tried: Vec<String>,
     /// How often another node had to go on.
     resumes: u32,
+    /// The last of them went on after the text, not after the tokens.
+    by_text: bool,
 }
 
 #[derive(Debug)]

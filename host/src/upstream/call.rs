@@ -61,13 +61,8 @@ impl HttpWire {
             return Err(Error::busy(FULL, seconds));
         }
         let Call { canonical, model, said, .. } = &call;
-        let body = request::body(canonical, node.upstream_name(model), said, node.resume).ok_or_else(|| {
-            if said.text.is_empty() {
-                Error::Plan("its request is no chat request".into())
-            } else {
-                Error::NoNode("the upstream cannot continue this answer".into())
-            }
-        })?;
+        let body = request::body(canonical, node.upstream_name(model), said, node.resume)
+            .ok_or_else(|| Error::Plan("its request is no chat request that this upstream can be asked".into()))?;
         let response = http.send(node, "/chat/completions", Some(body.into()), &call.request_id).await?;
         if response.status() != StatusCode::OK {
             return Err(refused(&member, response).await);
@@ -76,7 +71,7 @@ impl HttpWire {
         let mut wire = Self {
             body: None,
             parser: None,
-            translator: Translator::default(),
+            translator: Translator::at(said.at),
             ready: VecDeque::from([started(node.name(), call.seed)]),
             failure: None,
             _place: place,
@@ -115,7 +110,11 @@ impl HttpWire {
                 }
                 Some(Err(error)) => {
                     tracing::debug!(%error, "an upstream's stream broke");
-                    self.failure = Some(lost());
+                    if self.translator.has_told_all() {
+                        self.end();
+                    } else {
+                        self.failure = Some(lost());
+                    }
                 }
                 None => self.end(),
             }

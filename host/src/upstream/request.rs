@@ -17,24 +17,50 @@ pub enum Continue {
     Message,
 }
 
+impl Continue {
+    /// Whether it goes on after this. DeepSeek's API takes reasoning that is over; templates elsewhere leave it out.
+    pub fn follows(self, said: &Said) -> bool {
+        match self {
+            Self::None => false,
+            Self::Prefix => said.reasoning.is_empty() || !said.text.is_empty(),
+            Self::Message => said.reasoning.is_empty(),
+        }
+    }
+}
+
 /// What was said of an answer that broke.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Said {
-    /// Empty when it is to begin.
     pub text: String,
-    /// Parts it came in, which are tokens with most servers.
-    pub parts: u32,
+    /// Before the text.
+    pub reasoning: String,
+    /// Tokens it took, or parts it came in, which are tokens with most servers.
+    pub tokens: u32,
+    /// Of those, the ones of reasoning.
+    pub reasoned: u32,
+    /// Position of what comes next, from 0.
+    pub at: u32,
 }
 
-/// The body of the request. None when the canonical request is no JSON object, which no policy writes, or when its answer
-/// cannot go on after what was said: the server has no way to, its grammar would begin anew, or no token is left.
+impl Said {
+    /// Whether the answer is to begin.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.reasoning.is_empty()
+    }
+}
+
+/// The body of the request. None when the canonical request is no JSON object with messages, which no policy writes, or
+/// when the server cannot go on after what was said.
 pub fn body(canonical: &[u8], model: &str, said: &Said, how: Continue) -> Option<Vec<u8>> {
     let mut request: Map<String, Value> = serde_json::from_slice(canonical).ok()?;
     request.insert("model".into(), model.into());
     request.insert("stream".into(), true.into());
     request.insert("stream_options".into(), json!({ "include_usage": true }));
-    if !said.text.is_empty() {
+    if !said.is_empty() {
         let mut message = json!({ "role": "assistant", "content": said.text });
+        if !said.reasoning.is_empty() {
+            message["reasoning_content"] = said.reasoning.as_str().into();
+        }
         match how {
             Continue::None => return None,
             Continue::Prefix => message["prefix"] = true.into(),
@@ -43,12 +69,8 @@ pub fn body(canonical: &[u8], model: &str, said: &Said, how: Continue) -> Option
                 request.insert("add_generation_prompt".into(), false.into());
             }
         }
-        if request.contains_key("response_format") {
-            return None;
-        }
         if let Some(most) = request.get("max_tokens").and_then(Value::as_u64) {
-            let left = most.checked_sub(said.parts.into()).filter(|left| *left > 0)?;
-            request.insert("max_tokens".into(), left.into());
+            request.insert("max_tokens".into(), most.saturating_sub(said.tokens.into()).into());
         }
         request.get_mut("messages")?.as_array_mut()?.push(message);
     }
@@ -62,8 +84,8 @@ mod tests {
     const CANONICAL: &[u8] =
         br#"{"model":"m","messages":[{"role":"user","content":"hi"}],"temperature":0.5,"top_p":1.0,"seed":3}"#;
 
-    fn said(text: &str, parts: u32) -> Said {
-        Said { text: text.into(), parts }
+    fn said(text: &str, tokens: u32) -> Said {
+        Said { text: text.into(), tokens, ..Said::default() }
     }
 
     fn asked(text: &str, how: Continue) -> Value {
@@ -96,14 +118,24 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_on_says_no_more_than_was_asked_for_and_keeps_its_form() {
-        let with = |extra: &str| format!(r#"{{"model":"m","messages":[]{extra}}}"#);
-        let go_on = |extra: &str| body(with(extra).as_bytes(), "m", &said("Hello", 3), Continue::Prefix);
+    fn what_goes_on_says_no_more_than_was_asked_for() {
         let left = |most: u32| {
-            let body = go_on(&format!(r#","max_tokens":{most}"#))?;
+            let request = format!(r#"{{"model":"m","messages":[],"max_tokens":{most}}}"#);
+            let body = body(request.as_bytes(), "m", &said("Hello", 3), Continue::Prefix)?;
             serde_json::from_slice::<Value>(&body).unwrap()["max_tokens"].as_u64()
         };
-        assert_eq!((left(10), left(4), left(3), left(1)), (Some(7), Some(1), None, None));
-        assert!(go_on(r#","response_format":{"type":"json_object"}"#).is_none());
+        assert_eq!((left(10), left(4)), (Some(7), Some(1)));
+    }
+
+    #[test]
+    fn reasoning_is_told_where_it_is_over() {
+        let reasoned = |text: &str| Said { reasoning: "hm".into(), ..said(text, 3) };
+        let body = body(CANONICAL, "m", &reasoned("Hello"), Continue::Prefix).unwrap();
+        let asked: Value = serde_json::from_slice(&body).unwrap();
+        let message = json!({"role": "assistant", "content": "Hello", "reasoning_content": "hm", "prefix": true});
+        assert_eq!(asked["messages"][1], message);
+        assert!(Continue::Prefix.follows(&reasoned("Hello")) && !Continue::Prefix.follows(&reasoned("")));
+        assert!(Continue::Message.follows(&said("Hello", 1)) && !Continue::Message.follows(&reasoned("Hello")));
+        assert!(!Continue::None.follows(&said("Hello", 1)));
     }
 }

@@ -13,13 +13,16 @@ pub struct Translator {
     usage: Option<Usage>,
     /// Deltas seen, for servers that count nothing.
     deltas: u32,
+    /// Position of a choice's first delta.
+    first: u32,
     over: bool,
 }
 
 #[derive(Debug)]
 struct Choice {
     number: u32,
-    deltas: u32,
+    /// Position of its next delta.
+    next: u32,
     finished: bool,
 }
 
@@ -96,9 +99,19 @@ pub fn started(node: &str, seed: u64) -> Event {
 }
 
 impl Translator {
+    /// Of an answer that goes on at this position.
+    pub fn at(first: u32) -> Self {
+        Self { first, ..Self::default() }
+    }
+
     /// Whether the last event has been given.
     pub fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Whether nothing but the end of the stream is missing.
+    pub fn has_told_all(&self) -> bool {
+        self.usage.is_some() && !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finished)
     }
 
     /// The data of one event; what it means goes to `out`. Nothing after the end means anything.
@@ -145,7 +158,7 @@ impl Translator {
 
     fn choice(&mut self, said: ChunkChoice, out: &mut Vec<Event>) {
         let at = self.choices.iter().position(|choice| choice.number == said.index).unwrap_or_else(|| {
-            self.choices.push(Choice { number: said.index, deltas: 0, finished: false });
+            self.choices.push(Choice { number: said.index, next: self.first, finished: false });
             self.choices.len() - 1
         });
         let choice = &mut self.choices[at];
@@ -168,8 +181,8 @@ impl Translator {
             }
         }
         for part in parts {
-            let delta = Delta { choice: said.index, index: choice.deltas, part: Some(part), ..Delta::default() };
-            choice.deltas += 1;
+            let delta = Delta { choice: said.index, index: choice.next, part: Some(part), ..Delta::default() };
+            choice.next += 1;
             self.deltas += 1;
             out.push(Event { kind: Some(Kind::Delta(delta)) });
         }

@@ -129,7 +129,10 @@ fn weights_of_a_softmax() {
         // The difference is rounded once, and again when it is scaled.
         for (y, x) in y.iter().zip(&x) {
             let exponent = (f64::from(*x) - 20.0) * f64::from(scale);
-            assert!((f64::from(*y) / exponent.exp() - 1.0).abs() < 2e-6 + exponent.abs() * 2e-7 || *y == 0.0 && exponent < -87.0);
+            assert!(
+                (f64::from(*y) / exponent.exp() - 1.0).abs() < 2e-6 + exponent.abs() * 2e-7
+                    || *y == 0.0 && exponent < -87.0
+            );
         }
     }
 }
