@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use crate::Format;
 use crate::blocks::{Block, Blocks, ForBlocks, Groups};
-use crate::simd::{self, IntRows, LANES, Lanes, Level, Simd, Work, by_rows};
+use crate::simd::{self, IntRows, LANES, LINE, Lanes, Level, Simd, Work, by_rows, prefetch};
 
 /// The products of a tile with a packed panel in a format of integers: `[n][LANES]`.
 pub(crate) fn direct(level: Level, format: Format, panel: &[u8], tile: IntRows, acc: &mut [[f32; LANES]]) {
@@ -50,6 +50,9 @@ impl<F: Blocks> Work for DirectAs<'_, F> {
     }
 }
 
+/// How far ahead of what is read memory is asked for, bytes: two pages, at whose ends what fetches it by itself stops.
+const AHEAD: usize = 8192;
+
 const SAME: &str = "a tile has the columns of its panel";
 
 #[inline(always)]
@@ -62,6 +65,7 @@ fn rows<F: Blocks, L: Lanes, const N: usize>(panel: &[u8], tile: IntRows, acc: &
     let mut x_scales = tile.scale.as_chunks::<N>().0.iter();
     let mut x_groups = tile.offset.as_chunks::<N>().0.iter().zip(tile.sum.as_chunks::<N>().0);
     for block in panel.chunks_exact(F::BYTES * LANES).map(Block) {
+        (0..F::BYTES * LANES).step_by(LINE).for_each(|line| prefetch(block.0.as_ptr().wrapping_add(AHEAD + line)));
         F::groups(block, &mut groups);
         for run in 0..runs {
             let (Some(x), Some(x_scale)) = (x.next(), x_scales.next()) else { unreachable!("{SAME}") };

@@ -264,13 +264,15 @@ fn softmax(scores: &mut [f32], seen: &Range<usize>, scale: f32) -> (f32, f32) {
         return (f32::NEG_INFINITY, 0.0);
     }
     let from = seen.start / LANES * LANES;
+    // As wide as a score, so that a block is compared at once.
+    let (start, end) = (seen.start as u32, seen.end as u32);
     let blocks = scores[from..seen.end.next_multiple_of(LANES)].as_chunks_mut::<LANES>().0;
     let mut largest = [f32::NEG_INFINITY; LANES];
     for (i, block) in blocks.iter_mut().enumerate() {
         for lane in 0..LANES {
-            let at = from + i * LANES + lane;
+            let at = (from + i * LANES) as u32 + lane as u32;
             let score = block[lane] * scale;
-            let score = if at < seen.start || at >= seen.end { f32::NEG_INFINITY } else { score };
+            let score = if at < start || at >= end { f32::NEG_INFINITY } else { score };
             block[lane] = score;
             largest[lane] = if score > largest[lane] { score } else { largest[lane] };
         }

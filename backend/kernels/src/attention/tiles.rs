@@ -1,11 +1,15 @@
 //! Queries side by side: their products with keys, and the values that they weigh.
+#![expect(clippy::needless_range_loop, reason = "a row is the same place in several arrays")]
 
 use super::span::SPAN;
 use crate::number::Number;
-use crate::simd::{CHAIN, LANES, Lanes, Simd, Work, by_rows, prefetch};
+use crate::simd::{CHAIN, LANES, LINE, Lanes, Simd, Work, by_rows, prefetch};
 
 /// Elements of values that are added side by side at most, in [`LANES`].
 pub(super) const COLUMNS: usize = 4;
+
+/// How many values ahead of the one that is added memory is asked for.
+const AHEAD: usize = 16;
 
 /// How many of up to four go side by side, where each takes `rows` sums.
 #[inline(always)]
@@ -47,11 +51,6 @@ impl<T: Number> Work for Scores<'_, T> {
                 let now = Sixteens { keys, starts: &starts[done..], k_dim, queries };
                 let at = first + done * LANES;
                 let many = together::<S>(N, now.starts.len());
-                for next in starts[done + many..].iter().take(many) {
-                    for line in (0..k_dim * LANES * size_of::<T>()).step_by(64) {
-                        prefetch(keys.as_ptr().wrapping_add(*next).cast::<u8>().wrapping_add(line));
-                    }
-                }
                 // SAFETY: there are so many sixteens, each inside of the keys, and as many queries as scores.
                 unsafe {
                     match many {
@@ -179,12 +178,10 @@ impl<T: Number> Values<'_, T> {
         for (i, start) in self.starts.iter().enumerate() {
             // SAFETY: as promised.
             let value = unsafe { self.values.as_ptr().add(*start + self.column * LANES) };
-            if let Some(next) = self.starts.get(i + 16) {
-                for line in (0..C * LANES * size_of::<T>()).step_by(64) {
-                    prefetch(
-                        self.values.as_ptr().wrapping_add(*next + self.column * LANES).cast::<u8>().wrapping_add(line),
-                    );
-                }
+            // Values of one head lie apart: what fetches memory ahead by itself is late.
+            if let Some(later) = self.starts.get(i + AHEAD) {
+                let later = self.values.as_ptr().wrapping_add(*later + self.column * LANES);
+                (0..C * LANES * size_of::<T>()).step_by(LINE).for_each(|line| prefetch(later.wrapping_byte_add(line)));
             }
             let mut elements = [S::Lanes::splat(0); C];
             for c in 0..C {

@@ -252,6 +252,9 @@ pub(crate) fn float_tile(level: Level, tile: &FloatTile, acc: &mut [[f32; LANES]
     }
 }
 
+/// Memory that comes at once, bytes.
+pub(crate) const LINE: usize = 64;
+
 /// Asks for the memory at `at`, which may be anywhere, before it is read.
 #[inline(always)]
 pub(crate) fn prefetch<T>(at: *const T) {
