@@ -15,10 +15,11 @@ use littoral_proto::v1::{Delta, Event, ToolCallFragment, Usage, delta::Part, eve
 
 use crate::{DONE, error};
 use document::Choice;
+pub use document::join;
 use logprobs::Logprobs;
 
 /// What every chunk of an answer repeats.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Head {
     /// `chatcmpl-...`
     pub id: String,
@@ -94,7 +95,13 @@ impl Renderer {
             let message = "the node ended the answer before its end; please try again";
             return (500, error::body(500, error::code::INTERNAL, message, None));
         }
-        (200, document::render(&self.head, &self.choices, &self.usage))
+        (200, join(&self.head, &document::ending(&self.choices, &self.usage)))
+    }
+
+    /// What [`join`] makes a document of, with any head; none of an answer that is not complete, or failed.
+    pub fn ending(&self) -> Option<Bytes> {
+        let succeeded = self.complete && self.failure.is_none();
+        succeeded.then(|| document::ending(&self.choices, &self.usage).into())
     }
 
     fn choice(&mut self, index: u32) -> &mut Choice {

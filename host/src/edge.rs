@@ -92,7 +92,7 @@ impl Edge {
         let fleet = Arc::new(Fleet::new(config.node.clone(), config.fleet.clone()));
         let mint = runtime()?.block_on(Mint::load(&config.token, &*stored.store))?;
         let own = mint.as_ref().map(|mint| mint.signer.jwks());
-        let issuers = Arc::new(Issuers::load(&config.auth, config.token.issuer.clone().zip(own))?);
+        let issuers = Arc::new(Issuers::load(&config.auth, config.token.rules().zip(own))?);
         let places = Places::load(config.auth.places.as_deref())?;
         let access = Access::new(&config, keys.clone(), stored.mirror.clone(), issuers.clone(), places);
         let known = Arc::new(Known::new(access, config.cache.for_guests(), fleet.clone()));

@@ -171,7 +171,7 @@ fn clippy(ui: &Ui) -> Result<()> {
 
 fn unit(ui: &Ui, count: &mut Count) -> Result<()> {
     let step = ui.step("unit");
-    for package in ["littoral-core", "littoral-provider"] {
+    for package in ["littoral-core", "littoral-abi", "littoral-provider"] {
         let mut guest = exec::cargo(["test", "--release", "--package", package, "--target-dir"]);
         guest.arg(place::guest_target()).current_dir(place::root().join("guest"));
         counted(&mut guest, &step, count)?;

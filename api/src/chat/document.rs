@@ -84,12 +84,16 @@ impl From<&v1::Usage> for Usage {
 }
 
 #[derive(Serialize)]
-struct Document<'a> {
+struct Beginning<'a> {
     id: &'a str,
     object: &'static str,
     created: u64,
     model: &'a str,
     system_fingerprint: &'a str,
+}
+
+#[derive(Serialize)]
+struct Ending<'a> {
     choices: Vec<Rendered<'a>>,
     usage: Usage,
 }
@@ -112,7 +116,8 @@ struct Message<'a> {
     tool_calls: &'a [ToolCall],
 }
 
-pub(super) fn render(head: &Head, choices: &[Choice], usage: &v1::Usage) -> Bytes {
+/// What of a document does not depend on its head, an object by itself.
+pub(super) fn ending(choices: &[Choice], usage: &v1::Usage) -> Vec<u8> {
     let choices = choices.iter().map(|choice| Rendered {
         index: choice.index,
         message: Message {
@@ -124,14 +129,24 @@ pub(super) fn render(head: &Head, choices: &[Choice], usage: &v1::Usage) -> Byte
         logprobs: choice.logprobs.as_ref(),
         finish_reason: choice.reason.as_deref().unwrap_or(finish::STOP),
     });
-    let document = Document {
+    let ending = Ending { choices: choices.collect(), usage: usage.into() };
+    serde_json::to_vec(&ending).expect("strings and numbers always serialise")
+}
+
+/// The document of a head and an ending.
+pub fn join(head: &Head, ending: &[u8]) -> Bytes {
+    let beginning = Beginning {
         id: &head.id,
         object: "chat.completion",
         created: head.created,
         model: &head.model,
         system_fingerprint: &head.fingerprint,
-        choices: choices.collect(),
-        usage: usage.into(),
     };
-    serde_json::to_vec(&document).expect("strings and numbers always serialise").into()
+    let mut document = Vec::with_capacity(256 + ending.len());
+    serde_json::to_writer(&mut document, &beginning).expect("a buffer in memory takes every write");
+    // Two objects become one.
+    document.pop();
+    document.push(b',');
+    document.extend_from_slice(&ending[1..]);
+    document.into()
 }

@@ -3,6 +3,7 @@
 //! A component picks its world by a feature: `terminal` (it opens) or `layer` (it wraps the next layer's policy), and
 //! exports its decision with [`terminal!`] or [`layer!`].
 
+pub mod arena;
 #[cfg(any(feature = "terminal", feature = "layer"))]
 pub mod bindings;
 #[cfg(any(feature = "terminal", feature = "layer"))]

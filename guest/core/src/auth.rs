@@ -15,7 +15,7 @@ use crate::{
     oauth,
     route::Endpoint,
     step_up::{self, When},
-    token::{self, Claims, Issuers, Token, TokenError},
+    token::{self, Claims, Token, TokenError},
 };
 
 const MISSING: &str = "Authentication Fails (no API key: send 'Authorization: Bearer lk_...')";
@@ -50,8 +50,7 @@ pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
 
 /// Lets the bearer of a token pass. One that was issued to a key of this host may do what the key may.
 fn bearer_of(mut call: Call, known: &dyn Knowledge, text: &str) -> Step {
-    let issuers = section::<Issuers>(&call, known, fact_kind::CONFIG, "auth")?;
-    let token::Bearer { claims, tenant } = token::verify(text, &issuers, &call, known)?;
+    let token::Bearer { claims, tenant } = token::verify(text, &call, known)?;
     let mut record = KeyRecord { tenant: tenant.clone(), ..KeyRecord::default() };
     if Presented::is_id(&claims.client_id) {
         let stored = fact(&call, known, fact_kind::API_KEY, &claims.client_id)?;

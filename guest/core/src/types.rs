@@ -151,10 +151,12 @@ pub mod fact_kind {
     pub const API_KEY: &str = "api-key";
     /// Key: the name of a section. Value: JSON.
     pub const CONFIG: &str = "config";
+    /// Key: [`crate::token::key_of`]. Value: JSON of [`crate::token::Trust`], none for an issuer whose tokens are not taken.
+    pub const ISSUER: &str = "issuer";
     /// Key: [`crate::token::key_of`]. Value: JSON of [`crate::token::jwks::Key`]. One that is not in memory may be fetched.
     pub const VERIFYING_KEY: &str = "verifying-key";
-    /// Key: [`crate::token::by_jti`] or [`crate::token::by_subject`]. Value: JSON of [`crate::token::Revocation`], none when
-    /// nothing of the kind was revoked.
+    /// Key: [`crate::token::revoked_by`]. Value: JSON of [`crate::token::Revocation`], the later of the token's own and its
+    /// subject's, none when neither was revoked.
     pub const REVOKED: &str = "revoked";
     /// Key: an address. Value: JSON of [`crate::step_up::place::Place`].
     pub const PLACE: &str = "place";

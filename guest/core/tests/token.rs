@@ -12,7 +12,7 @@ use base64::{
 use littoral_core::{
     Call, Candidate, Denial, Fact, Head, Knowledge, Model, Outcome, Plan, fact_kind,
     key::KeyRecord,
-    token::{self, Issuer, Issuers, Revocation, jwks},
+    token::{self, Issuer, Revocation, Trust, jwks},
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -30,12 +30,18 @@ impl Host {
     fn new() -> Self {
         let issuer = Issuer { issuer: ISSUER.into(), audience: "littoral".into(), ..Issuer::default() };
         let mut host = Self { facts: HashMap::new(), verified: Cell::new(0) };
-        host.put(fact_kind::CONFIG, "auth", &Issuers { issuers: vec![issuer] });
-        for (kid, algorithm) in [("k1", "ES256"), ("k2", "RS256"), ("", "EdDSA")] {
+        // The last one has to be asked for by itself.
+        for (kid, algorithm) in [("k1", "ES256"), ("", "EdDSA"), ("k2", "RS256")] {
             let public = STANDARD_NO_PAD.encode(format!("public {kid}"));
             let key = jwks::Key { kid: kid.into(), algorithm: algorithm.into(), public };
-            host.put(fact_kind::VERIFYING_KEY, &token::key_of(ISSUER, kid), &key);
+            let (name, alone) = (token::key_of(ISSUER, kid), kid == "k2");
+            host.put(fact_kind::ISSUER, &name, &Trust { rules: issuer.clone(), key: (!alone).then(|| key.clone()) });
+            if alone {
+                host.put(fact_kind::VERIFYING_KEY, &name, &key);
+            }
         }
+        let nobody = "../../etc/passwd";
+        host.put(fact_kind::ISSUER, &token::key_of(ISSUER, nobody), &Trust { rules: issuer, key: None });
         host
     }
 
@@ -187,6 +193,7 @@ fn claims_that_do_not_hold_are_refused_before_any_signature() {
         (with(claims(), "iat", json!(NOW_S + 31)), "not valid yet"),
         (with(claims(), "sub", json!("")), "sub"),
         (with(claims(), "sub", json!("x".repeat(300))), "sub"),
+        (with(claims(), "sub", json!("ada\nj1")), "sub"),
     ];
     for name in ["iss", "sub", "aud", "exp", "iat", "jti", "client_id"] {
         cases.push((without(claims(), name), if name == "aud" { "audience" } else { name }));
@@ -230,19 +237,27 @@ fn what_is_no_token_is_refused() {
 #[test]
 fn what_was_revoked_is_refused() {
     let good = token(header(), claims());
-    for (key, before_s, refused) in [
-        (token::by_jti(ISSUER, "j1"), u64::MAX, true),
-        (token::by_jti(ISSUER, "j2"), u64::MAX, false),
-        (token::by_subject(ISSUER, "ada"), NOW_S, true),
-        (token::by_subject(ISSUER, "ada"), NOW_S - 11, false),
-    ] {
+    let name = format!("{ISSUER}\nada\nj1");
+    for (before_s, refused) in [(u64::MAX, true), (NOW_S - 10, true), (NOW_S - 11, false)] {
         let mut host = Host::new();
-        host.put(fact_kind::REVOKED, &key, &Revocation { before_s });
-        assert_eq!(host.ask(&good).is_err(), refused, "{key}");
+        host.put(fact_kind::REVOKED, &name, &Revocation { before_s });
+        assert_eq!(host.ask(&good).is_err(), refused, "{before_s}");
     }
     let mut host = Host::new();
-    host.put(fact_kind::REVOKED, &token::by_jti(ISSUER, "j1"), &json!("damaged"));
+    host.put(fact_kind::REVOKED, &name, &json!("damaged"));
     host.refuses(&good, "revoked");
+}
+
+#[test]
+fn a_token_is_revoked_by_itself_or_with_its_subject() {
+    let [own, subjects] = token::revocations(&format!("{ISSUER}\nada\nj1")).unwrap();
+    assert_eq!((own, subjects), (token::by_jti(ISSUER, "j1"), token::by_subject(ISSUER, "ada")));
+    assert_eq!(token::revocations("nobody\n"), None);
+    let json = |before_s| serde_json::to_vec(&Revocation { before_s }).unwrap();
+    assert_eq!(Revocation::latest([]), None);
+    assert_eq!(Revocation::latest([json(7)]), Some(json(7)));
+    assert_eq!(Revocation::latest([json(9), json(7)]), Some(json(9)));
+    assert_eq!(Revocation::latest([json(9), b"damaged".to_vec()]), Some(json(u64::MAX)));
 }
 
 #[test]

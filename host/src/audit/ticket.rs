@@ -57,6 +57,11 @@ impl Ticket {
         Self { audit, source_ip: source_ip.into(), action: format!("{method} {path}"), ..Self::default() }
     }
 
+    /// Whether a line is still to be written.
+    pub fn is_open(&self) -> bool {
+        self.audit.is_some()
+    }
+
     /// What the policy says of its decision.
     pub fn decided(&mut self, pairs: &Pairs) {
         if self.audit.is_some() {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use littoral_core::token::{ALGORITHMS, Issuer as Rules, Issuers};
+use littoral_core::token::{ALGORITHMS, Issuer as Rules};
 use serde::Deserialize;
 
 use super::{ConfigError, known};
@@ -100,16 +100,17 @@ impl Default for Token {
     }
 }
 
-/// The part the guests decide by.
-pub fn for_guests(auth: &Auth, token: &Token) -> Issuers {
-    let own = token.issuer.clone().map(|issuer| Rules {
-        issuer,
-        audience: token.audience.clone(),
-        algorithms: vec!["ES256".into()],
-        max_lifetime_s: token.lifetime_s.max(Rules::default().max_lifetime_s),
-        ..Rules::default()
-    });
-    Issuers { issuers: auth.issuer.iter().map(|issuer| issuer.rules.clone()).chain(own).collect() }
+impl Token {
+    /// What is taken of the tokens that are minted here, if any are.
+    pub fn rules(&self) -> Option<Rules> {
+        Some(Rules {
+            issuer: self.issuer.clone()?,
+            audience: self.audience.clone(),
+            algorithms: vec!["ES256".into()],
+            max_lifetime_s: self.lifetime_s.max(Rules::default().max_lifetime_s),
+            ..Rules::default()
+        })
+    }
 }
 
 /// Refuses unknown keys.
@@ -124,7 +125,7 @@ pub(super) fn known(file: &toml::Table) -> Result<(), ConfigError> {
 /// Refuses values that cannot work.
 pub(super) fn check(auth: &Auth, token: &Token) -> Result<(), ConfigError> {
     let refuse = |key: String, message: String| Err(ConfigError::Invalid { key, message });
-    let all = for_guests(auth, token).issuers;
+    let all: Vec<Rules> = auth.issuer.iter().map(|issuer| issuer.rules.clone()).chain(token.rules()).collect();
     for (i, rules) in all.iter().enumerate() {
         let key = |name: &str| format!("auth.issuer[{i}].{name}");
         if rules.issuer.is_empty() || rules.issuer.contains('\n') || rules.audience.is_empty() {
@@ -160,8 +161,8 @@ mod tests {
         .unwrap();
         config.check().unwrap();
         assert_eq!(config.auth.issuer[1].jwks, Jwks::File("keys/b.json".into()));
-        let all = for_guests(&config.auth, &config.token).issuers;
-        assert_eq!((all.len(), all[0].tenant.as_deref(), &*all[2].algorithms[0]), (3, Some("acme"), "ES256"));
+        assert_eq!(config.auth.issuer[0].rules.tenant.as_deref(), Some("acme"));
+        assert_eq!(config.token.rules().unwrap().algorithms, ["ES256"]);
     }
 
     #[test]

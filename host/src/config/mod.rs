@@ -166,13 +166,6 @@ impl Cache {
     }
 }
 
-impl Config {
-    /// Whose tokens are taken, as the JSON the guests read.
-    pub fn issuers_for_guests(&self) -> Vec<u8> {
-        serde_json::to_vec(&auth::for_guests(&self.auth, &self.token)).expect("strings and numbers always serialise")
-    }
-}
-
 /// API keys.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]

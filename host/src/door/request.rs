@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Instant};
 
 use http::{HeaderMap, Request, Response, Version, header::EXPECT};
 use hyper::body::Incoming;
-use littoral_core::Head;
+use littoral_core::key::hex;
 
 use super::{Door, health, page};
 use crate::{
@@ -31,12 +31,7 @@ impl Door {
         let client = self.origin.client(peer, &parts.headers);
         let arrival = Arrival {
             id: request_id(&parts.headers),
-            head: Head {
-                method: parts.method.as_str().into(),
-                path: parts.uri.path().into(),
-                query: parts.uri.query().map(Into::into),
-                headers: parts.headers.iter().map(|(n, v)| (n.as_str().into(), v.as_bytes().into())).collect(),
-            },
+            head: Request::from_parts(parts, ()),
             peer: client.to_string(),
             body: Upload::new(body, self.bounds, discardable),
             received,
@@ -51,7 +46,7 @@ fn request_id(headers: &HeaderMap) -> String {
     let sane = |id: &&[u8]| (1..=MAX_REQUEST_ID).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic);
     match given.filter(sane).and_then(|id| std::str::from_utf8(id).ok()) {
         Some(id) => id.into(),
-        None => format!("{:032x}", rand::random::<u128>()),
+        None => hex(&rand::random::<[u8; 16]>()),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use littoral_core::{Fact, fact_kind};
+use littoral_core::{
+    Fact, fact_kind,
+    token::{self, Revocation},
+};
 
 use super::{Issuers, Keys, Mirror, Places, issuers};
 use crate::{config::Config, vault::Table};
@@ -19,8 +22,6 @@ pub struct Access {
     tenants: BTreeMap<String, Vec<u8>>,
     /// JSON of [`littoral_core::limits::Prices`].
     prices: Option<Vec<u8>>,
-    /// JSON of [`littoral_core::token::Issuers`].
-    rules: Option<Vec<u8>>,
     pub issuers: Arc<Issuers>,
     pub places: Places,
 }
@@ -30,7 +31,7 @@ impl Access {
         let json = |policy| serde_json::to_vec(policy).expect("limits always serialise");
         let tenants = config.tenant.iter().map(|(name, policy)| (name.clone(), json(policy))).collect();
         let prices = Some(serde_json::to_vec(&config.price).expect("prices always serialise"));
-        Self { file, mirror, tenants, prices, rules: Some(config.issuers_for_guests()), issuers, places }
+        Self { file, mirror, tenants, prices, issuers, places }
     }
 
     /// Changes with everything here that can change.
@@ -60,10 +61,13 @@ impl Access {
             (fact_kind::API_KEY, id) => Some(self.mirror.get(Table::Keys, id).or_else(|| self.file.get(id))),
             (fact_kind::TENANT, name) => Some(self.tenants.get(name).or_else(|| self.tenants.get(OTHERS)).cloned()),
             (fact_kind::CONFIG, "prices") => Some(self.prices.clone()),
-            (fact_kind::CONFIG, "auth") => Some(self.rules.clone()),
+            (fact_kind::ISSUER, name) => Some(self.issuers.trust(name)),
             (fact_kind::PLACE, address) => Some(self.places.get(address)),
             (fact_kind::SEEN, user) => Some(self.mirror.get(Table::Places, user)),
-            (fact_kind::REVOKED, name) => Some(self.mirror.get(Table::Revoked, name)),
+            (fact_kind::REVOKED, name) => {
+                let stored = token::revocations(name)?.into_iter();
+                Some(Revocation::latest(stored.filter_map(|name| self.mirror.get(Table::Revoked, &name))))
+            }
             _ => None,
         }
     }

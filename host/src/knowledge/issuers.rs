@@ -15,9 +15,10 @@ use std::{
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use littoral_core::token::{
-    self,
+    self, Issuer, Trust,
     jwks::{self, Key},
 };
+use serde::Serialize;
 
 use crate::{
     config::{Auth, Jwks},
@@ -38,16 +39,27 @@ pub struct Issuers {
 }
 
 struct Source {
-    issuer: String,
+    rules: Issuer,
+    /// JSON of [`Trust`] without a key.
+    trust: Vec<u8>,
     from: Jwks,
-    /// JSON of [`Key`] by its name as a fact.
-    keys: ArcSwap<HashMap<String, Vec<u8>>>,
+    /// By their names as facts.
+    keys: ArcSwap<HashMap<String, Stored>>,
     /// When the URL was last asked, Unix milliseconds.
     asked_ms: AtomicU64,
     /// Which state of the file is in memory: inode, size, modification time.
     seen: Mutex<Option<(u64, u64, i64, i64)>>,
     /// How often other keys were read than those known before.
     epoch: AtomicU64,
+}
+
+/// A verification key as guests read it.
+#[derive(Debug, PartialEq, Eq)]
+struct Stored {
+    /// JSON of [`Key`].
+    alone: Vec<u8>,
+    /// JSON of [`Trust`].
+    trust: Vec<u8>,
 }
 
 /// What is known of a key.
@@ -61,20 +73,21 @@ pub enum Known {
 }
 
 impl Issuers {
-    /// Reads files, which must be good, and asks URLs, which need not answer yet. `own` is the key set of this installation.
-    pub fn load(auth: &Auth, own: Option<(String, Vec<u8>)>) -> anyhow::Result<Self> {
+    /// Reads files, which must be good, and asks URLs, which need not answer yet. `own` are the rules and the key set
+    /// of this installation.
+    pub fn load(auth: &Auth, own: Option<(Issuer, Vec<u8>)>) -> anyhow::Result<Self> {
         let mut sources = Vec::new();
         for issuer in &auth.issuer {
-            let source = Source::new(issuer.rules.issuer.clone(), issuer.jwks.clone());
+            let source = Source::new(issuer.rules.clone(), issuer.jwks.clone());
             match source.refresh() {
                 Err(error) if matches!(source.from, Jwks::File(_)) => return Err(error),
-                Err(error) => tracing::warn!(issuer = source.issuer, error = format!("{error:#}"), "no keys yet"),
+                Err(error) => tracing::warn!(issuer = source.rules.issuer, error = format!("{error:#}"), "no keys yet"),
                 Ok(()) => {}
             }
             sources.push(source);
         }
-        if let Some((issuer, set)) = own {
-            let source = Source::new(issuer, Jwks::File(PathBuf::new()));
+        if let Some((rules, set)) = own {
+            let source = Source::new(rules, Jwks::File(PathBuf::new()));
             source.take(&set)?;
             *source.seen() = Some((0, 0, 0, 0));
             sources.push(source);
@@ -91,10 +104,16 @@ impl Issuers {
     pub fn get(&self, name: &str) -> Known {
         let Some(source) = self.source(name) else { return Known::Absent };
         match source.keys.load().get(name) {
-            Some(key) => Known::Key(key.clone()),
+            Some(key) => Known::Key(key.alone.clone()),
             None if source.may_ask(UNKNOWN_EVERY_MS) => Known::Ask,
             None => Known::Absent,
         }
+    }
+
+    /// JSON of the [`Trust`] in the issuer of a key that a fact names; none for one whose tokens are not taken.
+    pub fn trust(&self, name: &str) -> Option<Vec<u8>> {
+        let source = self.source(name)?;
+        Some(source.keys.load().get(name).map_or_else(|| source.trust.clone(), |key| key.trust.clone()))
     }
 
     /// Asks the issuer of a key that is not known. Blocks.
@@ -115,14 +134,15 @@ impl Issuers {
 
     fn source(&self, name: &str) -> Option<&Source> {
         let (issuer, _) = name.split_once('\n')?;
-        self.sources.iter().find(|source| source.issuer == issuer)
+        self.sources.iter().find(|source| source.rules.issuer == issuer)
     }
 }
 
 impl Source {
-    fn new(issuer: String, from: Jwks) -> Self {
+    fn new(rules: Issuer, from: Jwks) -> Self {
         Self {
-            issuer,
+            trust: json(&Trust { rules: rules.clone(), key: None }),
+            rules,
             from,
             keys: ArcSwap::default(),
             asked_ms: AtomicU64::new(0),
@@ -142,7 +162,7 @@ impl Source {
 
     fn refresh_or_warn(&self) {
         if let Err(error) = self.refresh() {
-            tracing::warn!(issuer = self.issuer, error = format!("{error:#}"), "keys known before stay");
+            tracing::warn!(issuer = self.rules.issuer, error = format!("{error:#}"), "keys known before stay");
         }
     }
 
@@ -167,16 +187,23 @@ impl Source {
 
     fn take(&self, set: &[u8]) -> anyhow::Result<()> {
         let keys = jwks::parse(set)?;
-        let json = |key: &Key| serde_json::to_vec(key).expect("strings always serialise");
-        let named = keys.iter().map(|key| (token::key_of(&self.issuer, &key.kid), json(key)));
+        let stored = |key: &Key| Stored {
+            alone: json(key),
+            trust: json(&Trust { rules: self.rules.clone(), key: Some(key.clone()) }),
+        };
+        let named = keys.iter().map(|key| (token::key_of(&self.rules.issuer, &key.kid), stored(key)));
         let named: HashMap<_, _> = named.collect();
         if **self.keys.load() != named {
             self.keys.store(Arc::new(named));
             self.epoch.fetch_add(1, Relaxed);
         }
-        tracing::info!(issuer = self.issuer, keys = keys.len(), "verification keys read");
+        tracing::info!(issuer = self.rules.issuer, keys = keys.len(), "verification keys read");
         Ok(())
     }
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("strings and numbers always serialise")
 }
 
 fn stamp(path: &Path) -> io::Result<(u64, u64, i64, i64)> {

@@ -2,6 +2,7 @@
 
 use std::time::{Instant, SystemTime};
 
+use http::Request;
 use littoral_core::Head;
 
 use super::Upload;
@@ -10,12 +11,22 @@ use super::Upload;
 pub struct Arrival {
     /// The client's `x-request-id`, or one made here.
     pub id: String,
-    pub head: Head,
+    pub head: Request<()>,
     /// The client's address, without a port: the connection's peer, or what trusted proxies say of it.
     pub peer: String,
     pub body: Upload,
     /// When the head was complete.
     pub received: Instant,
+}
+
+/// A head as guests see it.
+pub fn head(request: &Request<()>) -> Head {
+    Head {
+        method: request.method().as_str().into(),
+        path: request.uri().path().into(),
+        query: request.uri().query().map(Into::into),
+        headers: request.headers().iter().map(|(n, v)| (n.as_str().into(), v.as_bytes().into())).collect(),
+    }
 }
 
 /// Unix time, milliseconds.

@@ -13,8 +13,8 @@ use http::{
     HeaderMap, HeaderValue, Response,
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
-use littoral_api::chat::{Head, Renderer};
-use littoral_core::{Pairs, Plan, cache_mode, dialect};
+use littoral_api::chat::{self, Renderer};
+use littoral_core::{Pairs, Plan, cache_mode, dialect, key::hex};
 use littoral_proto::v1::{Event, event::Kind};
 use tokio::{
     task::spawn_local,
@@ -49,27 +49,35 @@ impl Executor {
     pub(super) async fn generate(
         self: &Rc<Self>,
         headers: Pairs,
-        mut plan: Plan,
+        mut plan: Arc<Plan>,
         arrival: &Arrival,
         entry: &mut Entry,
     ) -> Result<Answer, Error> {
-        let rendering =
-            plan.rendering.take().ok_or_else(|| Error::Plan("it generates and names no rendering".into()))?;
+        let rendering = plan.rendering.clone();
+        let rendering = rendering.ok_or_else(|| Error::Plan("it generates and names no rendering".into()))?;
         if rendering.dialect != dialect::CHAT {
             return Err(Error::Plan(format!("this host does not speak the dialect '{}'", rendering.dialect)));
         }
         let mut head = HeaderMap::with_capacity(8);
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
         let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
-        let mut renderer = Renderer::new(Head {
-            id: format!("chatcmpl-{:024x}", rand::random::<u128>() >> 32),
+        let written = chat::Head {
+            id: ["chatcmpl-", &hex(&rand::random::<[u8; 12]>())].concat(),
             created: now_ms() / 1000,
             fingerprint: self.fingerprint(&rendering.model),
             model: rendering.model.clone(),
             stream: rendering.stream,
             include_usage: rendering.include_usage,
-        });
+        };
         add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        // Most of what is asked for again as a document is written already.
+        if let (Found::Kept(answer), false, true) = (&found, rendering.stream, plan.filters.is_empty())
+            && let Some(ending) = answer.ending()
+        {
+            answer.events.iter().for_each(|event| entry.tally.tell(event, arrival.received));
+            return Ok(document(head, chat::join(&written, ending), &entry.tally));
+        }
+        let mut renderer = Renderer::new(written);
         let job = Job {
             executor: self.clone(),
             request_id: arrival.id.clone(),
@@ -81,12 +89,7 @@ impl Executor {
         };
         if !rendering.stream {
             let mut events = job.events(found).await?;
-            let document = collect(&mut events, &mut renderer).await?;
-            name_node(&mut head, &entry.tally);
-            head.entry(CONTENT_TYPE).or_insert(JSON);
-            let mut response = Response::new(document);
-            *response.headers_mut() = head;
-            return Ok(Answer::Whole(response));
+            return Ok(document(head, collect(&mut events, &mut renderer).await?, &entry.tally));
         }
         head.entry(CONTENT_TYPE).or_insert(EVENT_STREAM);
         head.entry(CACHE_CONTROL).or_insert(NO_CACHE);
@@ -107,7 +110,7 @@ impl Executor {
     /// of its own may use.
     pub(super) async fn find(
         &self,
-        plan: &mut Plan,
+        plan: &mut Arc<Plan>,
         (arrival, due): (&Arrival, Instant),
         head: &mut HeaderMap,
         entry: &mut Entry,
@@ -147,7 +150,7 @@ impl Executor {
     /// Takes charges, and tells the client of its rates.
     async fn take(
         &self,
-        plan: &mut Plan,
+        plan: &mut Arc<Plan>,
         take: Take,
         arrival: &Arrival,
         head: &mut HeaderMap,
@@ -172,13 +175,13 @@ pub(super) struct Job {
     deadline: Instant,
     tally: Arc<Tally>,
     model: String,
-    plan: Plan,
+    plan: Arc<Plan>,
 }
 
 impl Job {
     /// The events, from the cache, a node or another request's generation, through the plan's filters.
-    async fn events(mut self, found: Found) -> Result<Events, Error> {
-        let (executor, filters) = (self.executor.clone(), std::mem::take(&mut self.plan.filters));
+    async fn events(self, found: Found) -> Result<Events, Error> {
+        let (executor, filters) = (self.executor.clone(), self.plan.filters.clone());
         let events = match found {
             Found::Kept(answer) => {
                 answer.events.iter().for_each(|event| self.tally.tell(event, self.received));
@@ -197,7 +200,8 @@ impl Job {
                 timeout_at(deadline.into(), listener.opened()).await.map_err(|_| Error::Deadline)??;
                 Events::Shared(listener)
             }
-            Found::Alone => Events::Generation(Box::new(self.open(Progress::default()).await?)),
+            // Boxed: who is answered by the cache has no use for the room it takes.
+            Found::Alone => Events::Generation(Box::new(Box::pin(self.open(Progress::default())).await?)),
         };
         Ok(events.through(&filters, &executor.guests)?)
     }
@@ -215,7 +219,7 @@ impl Job {
         let fleet = shared.fleet.clone();
         // A name the client may use is not always the one the nodes know.
         let model = fleet.model(&self.model).map_or_else(|| self.model.clone(), |model| model.name);
-        let Plan { request, session, seed, candidates, principal, .. } = self.plan;
+        let Plan { request, session, seed, candidates, principal, .. } = Arc::unwrap_or_clone(self.plan);
         let mut dispatch = Dispatch {
             nodes: self.executor.nodes.clone(),
             metrics: shared.metrics.clone(),
@@ -270,6 +274,14 @@ async fn collect(events: &mut Events, renderer: &mut Renderer) -> Result<Bytes, 
         return Err(Error::NoNode("the answer ended before its end; please try again".into()));
     }
     Ok(renderer.document().1)
+}
+
+fn document(mut head: HeaderMap, bytes: Bytes, tally: &Tally) -> Answer {
+    name_node(&mut head, tally);
+    head.entry(CONTENT_TYPE).or_insert(JSON);
+    let mut response = Response::new(bytes);
+    *response.headers_mut() = head;
+    Answer::Whole(response)
 }
 
 fn name_node(head: &mut HeaderMap, tally: &Tally) {

@@ -50,6 +50,7 @@ pub use body::Body;
 pub use cache::{AnswerCache, Purge};
 pub use memo::Memos;
 use permit::Take;
+use rounds::Decision;
 pub use upload::{Bounds, Upload};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -107,9 +108,9 @@ impl Executor {
 
     /// Answers one request. Dropping the future, or later the body, ends what was begun for it.
     pub async fn answer(self: &Rc<Self>, mut arrival: Arrival) -> Response<Body> {
-        let head = &arrival.head;
+        let (method, path) = (arrival.head.method().as_str(), arrival.head.uri().path());
         let metrics = self.shared.metrics.clone();
-        let mut entry = Entry::open(metrics, arrival.received, &arrival.id, &arrival.peer, &head.method, &head.path);
+        let mut entry = Entry::open(metrics, arrival.received, &arrival.id, &arrival.peer, method, path);
         entry.audited(self.shared.audit.clone());
         let answer = self.carry_out(&mut arrival, &mut entry).await;
         let mut response = match answer {
@@ -145,30 +146,32 @@ impl Executor {
         if self.shared.audit.as_ref().is_some_and(|audit| audit.is_closed()) {
             return Err(unrecorded());
         }
-        let reply = self.decide(arrival).await?;
-        entry.planned(&reply.plan);
-        self.effects(&reply.plan.effects).await;
-        match reply.body {
+        let Decision { status, headers, body, mut plan } = self.decide(arrival).await?;
+        entry.planned(&plan);
+        if !plan.effects.is_empty() {
+            Box::pin(self.effects(&plan.effects)).await;
+        }
+        // Boxed, all but one: futures are as large as the largest of what they wait for, and are moved about.
+        match body {
             ReplyBody::Generation => {
-                entry.begin(&reply.plan).map_err(|_| unrecorded())?;
-                self.generate(reply.headers, reply.plan, arrival, entry).await
+                entry.begin(&plan).map_err(|_| unrecorded())?;
+                self.generate(headers, plan, arrival, entry).await
             }
-            ReplyBody::Bytes(bytes) => whole(reply.status, reply.headers, bytes.into()),
+            ReplyBody::Bytes(bytes) => whole(status, headers, bytes.into()),
             ReplyBody::Service(name, _) if name == operation::RETRIEVAL => {
-                entry.begin(&reply.plan).map_err(|_| unrecorded())?;
-                self.retrieve(reply.headers, reply.plan, arrival, entry).await
+                entry.begin(&plan).map_err(|_| unrecorded())?;
+                Box::pin(self.retrieve(headers, plan, arrival, entry)).await
             }
             ReplyBody::Service(name, args) if name == operation::OAUTH_TOKEN => {
-                self.oauth_token(reply.plan, &args).await
+                Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args)).await
             }
             ReplyBody::Service(name, args) if name == operation::STEP_UP => {
-                self.step_up(reply.plan, &args, &arrival.peer).await
+                Box::pin(self.step_up(Arc::unwrap_or_clone(plan), &args, &arrival.peer)).await
             }
             ReplyBody::Service(name, _) => {
-                let mut plan = reply.plan;
                 let permit = self.admit(&mut plan, Take::Request, &arrival.id, self.shared.deadline).await?;
-                let headers = [reply.headers, permit.map(|p| p.headers.clone()).unwrap_or_default()].concat();
-                whole(reply.status, headers, service::call(&name, &self.shared)?)
+                let headers = [headers, permit.map(|p| p.headers.clone()).unwrap_or_default()].concat();
+                whole(status, headers, service::call(&name, &self.shared)?)
             }
         }
     }

@@ -57,7 +57,7 @@ impl Executor {
     /// Takes the plan's charges, and lowers `max_tokens` to what is left; none when nothing is limited.
     pub(super) async fn admit(
         &self,
-        plan: &mut Plan,
+        plan: &mut Arc<Plan>,
         take: Take,
         request_id: &str,
         longest: Duration,
@@ -126,13 +126,13 @@ fn demand(charge: &Charge, work: Option<&Reservation>) -> Demand {
 }
 
 /// Lowers `max_tokens` to what every limit pays for.
-fn lower(plan: &mut Plan, work: &Reservation, demands: &[Demand], grants: &[Grant]) -> Result<bool, Error> {
+fn lower(plan: &mut Arc<Plan>, work: &Reservation, demands: &[Demand], grants: &[Grant]) -> Result<bool, Error> {
     let paid = demands.iter().zip(grants).map(|(demand, grant)| work.affordable(&demand.kind, grant.amount)).min();
     let Some(paid) = paid.filter(|paid| *paid < work.completion) else { return Ok(false) };
     let mut request = ChatRequest::canonical(&plan.request)
         .map_err(|e| Error::Plan(format!("it reserves tokens for a request that is not canonical: {e}")))?;
     request.max_tokens = Some(u32::try_from(paid).unwrap_or(u32::MAX));
-    plan.request = request.to_bytes();
+    Arc::make_mut(plan).request = request.to_bytes();
     Ok(true)
 }
 

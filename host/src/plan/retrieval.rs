@@ -27,7 +27,7 @@ impl Executor {
     pub(super) async fn retrieve(
         self: &Rc<Self>,
         headers: Pairs,
-        mut plan: Plan,
+        mut plan: Arc<Plan>,
         arrival: &Arrival,
         entry: &mut Entry,
     ) -> Result<Answer, Error> {
@@ -37,8 +37,8 @@ impl Executor {
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
         let mut head = HeaderMap::with_capacity(4);
         let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
-        let ask =
-            Ask { http: self.nodes.http(&upstream)?, upstream, request: plan.request.into(), id: arrival.id.clone() };
+        let request = plan.request.clone().into();
+        let ask = Ask { http: self.nodes.http(&upstream)?, upstream, request, id: arrival.id.clone() };
         let finding = async {
             match found {
                 Found::Kept(answer) => text(answer.events.iter().cloned()),

@@ -1,10 +1,10 @@
 //! The rounds of a decision: the guest says what it needs, the host gets it, the guest decides again.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
-use littoral_core::{Call, Denial, Outcome, Plan, Reply, Want, fact_kind};
+use littoral_core::{Body, Call, Denial, Outcome, Pairs, Plan, Reply, Want, fact_kind};
 
-use super::{Arrival, Executor, now_ms};
+use super::{Arrival, Executor, arrival::head, now_ms};
 use crate::{error::Error, guest::GuestError};
 
 /// How often a guest may ask for more before it decides.
@@ -12,20 +12,38 @@ const ROUNDS: usize = 3;
 /// What the router says of a model it cannot find (see `littoral_core::denial::unknown_model`).
 const MODEL_NOT_FOUND: &str = "model_not_found";
 
+/// What the policy replied.
+#[derive(Clone)]
+pub struct Decision {
+    pub status: u16,
+    pub headers: Pairs,
+    pub body: Body,
+    /// One that is remembered is carried out for many requests.
+    pub plan: Arc<Plan>,
+}
+
+impl From<Reply> for Decision {
+    fn from(Reply { status, headers, body, plan }: Reply) -> Self {
+        Self { status, headers, body, plan: plan.into() }
+    }
+}
+
 impl Executor {
     /// Asks the policy until it replies.
-    pub(super) async fn decide(&self, arrival: &mut Arrival) -> Result<Reply, Error> {
+    pub(super) async fn decide(&self, arrival: &mut Arrival) -> Result<Decision, Error> {
         let body = arrival.body.if_small().await?;
         let memos = &self.shared.memos;
         // Read before the decision: what changes while it is made makes it old.
         let epoch = self.shared.known.epoch();
-        let key = memos.key(&arrival.head, &arrival.peer, body.as_deref());
-        if let Some(reply) = key.and_then(|key| memos.get(&key, &arrival.head, epoch)) {
+        // Let go with the decision: while it is held, the connection reads into a buffer of its own.
+        let request = std::mem::take(&mut arrival.head);
+        let key = memos.key(&request, &arrival.peer, body.as_deref());
+        if let Some(decision) = key.and_then(|key| memos.get(&key, request.headers(), epoch)) {
             self.shared.metrics.memo_hits.increment(1);
-            return Ok(reply);
+            return Ok(decision);
         }
         let mut call = Call {
-            head: std::mem::take(&mut arrival.head),
+            head: head(&request),
             peer: arrival.peer.clone(),
             now_ms: now_ms(),
             body,
@@ -36,9 +54,9 @@ impl Executor {
             let wants = match self.ask(&call)? {
                 Outcome::Reply(reply) => {
                     if let Some(key) = key {
-                        memos.put(key, &call.head, epoch, &reply);
+                        memos.put(key, request.headers(), epoch, &reply);
                     }
-                    return Ok(*reply);
+                    return Ok((*reply).into());
                 }
                 Outcome::Denial(denial) => return Err(self.refuse(denial)),
                 Outcome::Need(wants) => wants,

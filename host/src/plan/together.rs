@@ -53,7 +53,7 @@ impl Executor {
 
     async fn fetch(&self, plan: &CachePlan) -> Option<Arc<Answer>> {
         let store = self.link.as_ref().filter(|_| self.shared.cache.lacks(plan))?;
-        match store.answer(&plan.key).await {
+        match Box::pin(store.answer(&plan.key)).await {
             Ok(Entry::Answer(stored)) => {
                 let answer = self.shared.cache.adopt(plan, stored)?;
                 self.shared.metrics.store_hits.increment(1);

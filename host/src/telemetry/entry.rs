@@ -358,6 +358,9 @@ impl Entry {
     }
 
     fn record(&mut self, status: u16, error: &str) {
+        if !self.ticket.is_open() {
+            return;
+        }
         self.ticket.decided(&answered(self.cache, &self.tally));
         self.ticket.over(&Over {
             request_id: &self.id,

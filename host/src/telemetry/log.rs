@@ -23,6 +23,8 @@ const DEFAULT: &str = "warn,littoral=info,access=info";
 const BATCH: Duration = Duration::from_millis(5);
 /// What may wait for a reader that does not read, bytes; lines beyond it are lost, and counted.
 const MOST: usize = 8 << 20;
+/// A buffer larger than this is not kept for the next batch, bytes.
+const BUFFER: usize = 1 << 20;
 
 /// Writes what is left when it is dropped.
 #[must_use]
@@ -59,6 +61,8 @@ impl Drop for Log {
 #[derive(Default)]
 struct Sink {
     waiting: Mutex<Waiting>,
+    /// The buffer of the batch before, empty. Its owner writes.
+    spare: Mutex<Vec<u8>>,
     some: Condvar,
 }
 
@@ -98,10 +102,17 @@ impl Sink {
 
     fn write(&self) {
         // Taken first: two writers shall not change places.
+        let mut lines = self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let lost = {
+            let mut waiting = self.waiting();
+            std::mem::swap(&mut *lines, &mut waiting.lines);
+            std::mem::take(&mut waiting.lost)
+        };
         let mut stderr = io::stderr().lock();
-        let Waiting { lines, lost } = std::mem::take(&mut *self.waiting());
         // Nobody is left to tell that standard error cannot be written.
         let _ = stderr.write_all(&lines);
+        lines.clear();
+        lines.shrink_to(BUFFER);
         if lost > 0 {
             let _ = writeln!(
                 stderr,
@@ -116,11 +127,11 @@ struct Lines(Arc<Sink>);
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        thread_local!(static LINE: RefCell<String> = const { RefCell::new(String::new()) });
-        LINE.with_borrow_mut(|line| {
+        thread_local!(static LINE: RefCell<(String, Clock)> = const { RefCell::new((String::new(), Clock::new())) });
+        LINE.with_borrow_mut(|(line, clock)| {
             line.clear();
             line.push_str("{\"time\":\"");
-            timestamp(line, SystemTime::now());
+            clock.write(line, SystemTime::now());
             line.push_str("\",\"level\":\"");
             line.push_str(event.metadata().level().as_str());
             line.push_str("\",\"target\":\"");
@@ -153,7 +164,7 @@ impl Fields<'_> {
 impl Visit for Fields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.name(field);
-        text(self.0, value);
+        text(self.0, |out| out.write_str(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
@@ -169,34 +180,70 @@ impl Visit for Fields<'_> {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.record_str(field, &format!("{value:?}"));
+        self.name(field);
+        text(self.0, |out| write!(out, "{value:?}"));
     }
 }
 
-/// `value` as a JSON string.
-fn text(out: &mut String, value: &str) {
+/// What is written, as a JSON string.
+fn text(out: &mut String, write: impl FnOnce(&mut Escaped<'_>) -> fmt::Result) {
     out.push('"');
-    let mut rest = value;
-    while let Some(at) = rest.find(|c: char| c == '"' || c == '\\' || c.is_control()) {
-        out.push_str(&rest[..at]);
-        let special = rest[at..].chars().next().unwrap_or_default();
-        match special {
-            '"' | '\\' => out.extend(['\\', special]),
-            '\n' => out.push_str("\\n"),
-            other => {
-                let _ = write!(out, "\\u{:04x}", other as u32);
+    // A string takes every write.
+    let _ = write(&mut Escaped(out));
+    out.push('"');
+}
+
+/// Writes what stands in a JSON string, control characters in a form that no terminal obeys.
+struct Escaped<'a>(&'a mut String);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, value: &str) -> fmt::Result {
+        let out = &mut *self.0;
+        let mut rest = value;
+        // Bytes, because nearly all are plain; 0xc2 begins the control characters beyond ASCII, and others.
+        while let Some(at) = rest.bytes().position(|b| b < b' ' || matches!(b, b'"' | b'\\' | 0x7f | 0xc2)) {
+            out.push_str(&rest[..at]);
+            let special = rest[at..].chars().next().unwrap_or_default();
+            match special {
+                '"' | '\\' => out.extend(['\\', special]),
+                '\n' => out.push_str("\\n"),
+                control if control.is_control() => write!(out, "\\u{:04x}", control as u32)?,
+                other => out.push(other),
             }
+            rest = &rest[at + special.len_utf8()..];
         }
-        rest = &rest[at + special.len_utf8()..];
+        out.push_str(rest);
+        Ok(())
     }
-    out.push_str(rest);
-    out.push('"');
 }
 
-/// UTC with milliseconds (RFC 3339). Dates after Hinnant, "chrono-compatible low-level date algorithms".
-fn timestamp(out: &mut String, now: SystemTime) {
-    let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+/// Writes the time of lines; most lines share their second with the one before.
+struct Clock {
+    second: u64,
+    /// As it is written.
+    shown: String,
+}
+
+impl Clock {
+    const fn new() -> Self {
+        Self { second: u64::MAX, shown: String::new() }
+    }
+
+    /// UTC with milliseconds (RFC 3339).
+    fn write(&mut self, out: &mut String, now: SystemTime) {
+        let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        if since.as_secs() != self.second {
+            self.second = since.as_secs();
+            self.shown.clear();
+            date(&mut self.shown, self.second);
+        }
+        let _ = write!(out, "{}.{:03}Z", self.shown, since.subsec_millis());
+    }
+}
+
+/// A second of Unix time as UTC. After Hinnant, "chrono-compatible low-level date algorithms".
+fn date(out: &mut String, seconds: u64) {
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days since 0000-03-01; eras of 400 years have 146,097 days.
     let z = days + 719_468;
     let (era, day_of_era) = (z / 146_097, z % 146_097);
@@ -207,8 +254,8 @@ fn timestamp(out: &mut String, now: SystemTime) {
     let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
     let year = era * 400 + year_of_era + u64::from(month <= 2);
     let (hour, minute) = (second / 3_600, second / 60 % 60);
-    let (second, milli) = (second % 60, since.subsec_millis());
-    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{milli:03}Z");
+    let second = second % 60;
+    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
 }
 
 #[cfg(test)]
@@ -220,13 +267,15 @@ mod tests {
         let table = [
             (0, "1970-01-01T00:00:00.000Z"),
             (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (951_782_400_124, "2000-02-29T00:00:00.124Z"),
             (1_709_251_199_999, "2024-02-29T23:59:59.999Z"),
             (1_795_403_806_005, "2026-11-23T03:16:46.005Z"),
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ];
+        let mut clock = Clock::new();
         for (ms, expected) in table {
             let mut text = String::new();
-            timestamp(&mut text, SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
+            clock.write(&mut text, SystemTime::UNIX_EPOCH + Duration::from_millis(ms));
             assert_eq!(text, expected);
         }
     }

@@ -15,13 +15,6 @@ use crate::{
 };
 pub use parse::{Claims, MAX_BYTES, Token, TokenError};
 
-/// The section `auth` of the configuration, as the host hands it in.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Issuers {
-    pub issuers: Vec<Issuer>,
-}
-
 /// Whose tokens are taken, and which.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -35,6 +28,7 @@ pub struct Issuer {
     /// The claim that names the tenant.
     pub tenant_claim: String,
     /// The tenant of all its tokens, whatever they say.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// `exp - iat` at most, seconds.
     pub max_lifetime_s: u64,
@@ -56,6 +50,15 @@ impl Default for Issuer {
     }
 }
 
+/// What is known of an issuer: what its tokens are held against.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Trust {
+    pub rules: Issuer,
+    /// The key that was asked for. One that is not in memory may be a fact of kind [`fact_kind::VERIFYING_KEY`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<jwks::Key>,
+}
+
 /// What can be verified at all.
 pub const ALGORITHMS: [&str; 3] = ["ES256", "EdDSA", "RS256"];
 
@@ -66,19 +69,41 @@ pub struct Revocation {
     pub before_s: u64,
 }
 
-/// Key of the fact that one token was revoked.
+impl Revocation {
+    /// The later of what is stored, as it is stored. One that cannot be read revokes everything.
+    pub fn latest(stored: impl IntoIterator<Item = Vec<u8>>) -> Option<Vec<u8>> {
+        let before = |json: Vec<u8>| serde_json::from_slice(&json).map_or(u64::MAX, |r: Self| r.before_s);
+        let before_s = stored.into_iter().map(before).max()?;
+        Some(serde_json::to_vec(&Self { before_s }).expect("a number always serialises"))
+    }
+}
+
+/// Key of the fact that a token was revoked, by itself or with all of its subject's.
+pub fn revoked_by(claims: &Claims) -> String {
+    [&claims.iss, "\n", &claims.sub, "\n", &claims.jti].concat()
+}
+
+/// Under which names the two revocations are stored of which [`revoked_by`] speaks.
+pub fn revocations(fact: &str) -> Option<[String; 2]> {
+    // No claim that names something has a line feed in it.
+    let (issuer, rest) = fact.split_once('\n')?;
+    let (subject, jti) = rest.split_once('\n')?;
+    Some([by_jti(issuer, jti), by_subject(issuer, subject)])
+}
+
+/// Name under which it is stored that one token was revoked.
 pub fn by_jti(issuer: &str, jti: &str) -> String {
     format!("jti\n{issuer}\n{jti}")
 }
 
-/// Key of the fact that all tokens of a subject were revoked.
+/// Name under which it is stored that all tokens of a subject were revoked.
 pub fn by_subject(issuer: &str, subject: &str) -> String {
     format!("sub\n{issuer}\n{subject}")
 }
 
-/// Key of the fact that holds an issuer's verification key.
+/// Key of the facts that hold an issuer's rules and its verification key.
 pub fn key_of(issuer: &str, kid: &str) -> String {
-    format!("{issuer}\n{kid}")
+    [issuer, "\n", kid].concat()
 }
 
 /// Who presents a token that is good.
@@ -120,29 +145,27 @@ fn refused(error: TokenError) -> ControlFlow<Outcome, Bearer> {
 }
 
 /// Finds out who presents `text`, or refuses it.
-pub fn verify(text: &str, issuers: &Issuers, call: &Call, known: &dyn Knowledge) -> ControlFlow<Outcome, Bearer> {
+pub fn verify(text: &str, call: &Call, known: &dyn Knowledge) -> ControlFlow<Outcome, Bearer> {
     let token = match Token::parse(text) {
         Ok(token) => token,
         Err(error) => return refused(error),
     };
     let claims = &token.claims;
-    let Some(issuer) = issuers.issuers.iter().find(|issuer| issuer.issuer == claims.iss) else {
-        return refused(TokenError::Issuer);
+    let name = key_of(&claims.iss, &token.header.kid);
+    let Trust { rules: issuer, key } = match fact(call, known, fact_kind::ISSUER, &name)?.value {
+        None => return refused(TokenError::Issuer),
+        Some(json) => match serde_json::from_slice::<Trust>(&json) {
+            Ok(trust) if trust.rules.issuer == claims.iss => trust,
+            Ok(_) | Err(_) => return Break(internal("a stored issuer cannot be read").into()),
+        },
     };
     // What the rules refuse costs no signature.
     if let Err(error) = issuer.admits(&token, call.now_ms) {
         return refused(error);
     }
-    let key = fact(call, known, fact_kind::VERIFYING_KEY, &key_of(&issuer.issuer, &token.header.kid))?;
-    let key: jwks::Key = match (key.value, key.error) {
-        (Some(json), _) => match serde_json::from_slice(&json) {
-            Ok(key) => key,
-            Err(_) => return Break(internal("a stored verification key cannot be read").into()),
-        },
-        (None, Some(error)) => {
-            return Break(unavailable(format!("the issuer's keys cannot be had: {error}"), 1).into());
-        }
-        (None, None) => return refused(TokenError::Key),
+    let key = match key {
+        Some(key) => key,
+        None => verifying_key(&name, call, known)?,
     };
     // The key says which algorithm it is for; the token only has to agree.
     if key.algorithm != token.header.alg {
@@ -155,16 +178,27 @@ pub fn verify(text: &str, issuers: &Issuers, call: &Call, known: &dyn Knowledge)
     let Some(tenant) = issuer.tenant(claims).filter(|tenant| !tenant.is_empty()) else {
         return refused(TokenError::Tenant);
     };
-    for name in [by_jti(&claims.iss, &claims.jti), by_subject(&claims.iss, &claims.sub)] {
-        let found = fact(call, known, fact_kind::REVOKED, &name)?;
-        if let Some(error) = found.error {
-            return Break(unavailable(format!("the list of revoked tokens cannot be had: {error}"), 1).into());
-        }
-        // One that cannot be read revokes everything.
-        let before = found.value.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
-        if before.is_some_and(|before| claims.iat <= before) {
-            return refused(TokenError::Revoked);
-        }
+    let revoked = fact(call, known, fact_kind::REVOKED, &revoked_by(claims))?;
+    if let Some(error) = revoked.error {
+        return Break(unavailable(format!("the list of revoked tokens cannot be had: {error}"), 1).into());
+    }
+    // One that cannot be read revokes everything.
+    let before = revoked.value.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
+    if before.is_some_and(|before| claims.iat <= before) {
+        return refused(TokenError::Revoked);
     }
     Continue(Bearer { claims: token.claims, tenant })
+}
+
+/// A key that did not come with its issuer.
+fn verifying_key(name: &str, call: &Call, known: &dyn Knowledge) -> ControlFlow<Outcome, jwks::Key> {
+    let key = fact(call, known, fact_kind::VERIFYING_KEY, name)?;
+    match (key.value, key.error) {
+        (Some(json), _) => match serde_json::from_slice(&json) {
+            Ok(key) => Continue(key),
+            Err(_) => Break(internal("a stored verification key cannot be read").into()),
+        },
+        (None, Some(error)) => Break(unavailable(format!("the issuer's keys cannot be had: {error}"), 1).into()),
+        (None, None) => Break(invalid_token(&TokenError::Key.to_string()).into()),
+    }
 }

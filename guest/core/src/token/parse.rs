@@ -98,7 +98,8 @@ impl fmt::Display for TokenError {
 impl<'a> Token<'a> {
     /// Whether `text` has the form of a token rather than of an API key.
     pub fn looks_like(text: &str) -> bool {
-        text.len() > MAX_BYTES || text.bytes().filter(|b| *b == b'.').count() == 2
+        let two = || text.split_once('.')?.1.split_once('.');
+        text.len() > MAX_BYTES || two().is_some_and(|(_, signature)| !signature.contains('.'))
     }
 
     /// Reads a token of the compact form.
@@ -122,20 +123,45 @@ fn object(text: &str) -> Result<Fields, TokenError> {
     serde_json::from_slice(&json).map_err(|_| TokenError::Malformed)
 }
 
-/// Claims with a meaning.
-const KNOWN: [&str; 12] =
-    ["iss", "sub", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "acr", "amr", "auth_time"];
+/// Whether it is short enough, and without control characters: names joined by line feeds shall be told apart.
+fn is_name(text: &str) -> bool {
+    text.len() <= MAX_NAME && !text.bytes().any(|b| b.is_ascii_control())
+}
 
-/// The fields of an object: those of [`KNOWN`] at their place, so that they cost no name and no search, and the others.
+/// The place of a field that has a meaning, in a header (the first three) or among the claims.
+#[inline]
+fn place(name: &str) -> Option<usize> {
+    Some(match name {
+        "typ" => 0,
+        "alg" => 1,
+        "kid" => 2,
+        "iss" => 3,
+        "sub" => 4,
+        "aud" => 5,
+        "exp" => 6,
+        "nbf" => 7,
+        "iat" => 8,
+        "jti" => 9,
+        "client_id" => 10,
+        "scope" => 11,
+        "acr" => 12,
+        "amr" => 13,
+        "auth_time" => 14,
+        _ => return None,
+    })
+}
+
+/// The fields of an object: those that have a [`place`] there, so that they cost no name and no search, and the others.
 #[derive(Default)]
 struct Fields {
-    known: [Option<Value>; KNOWN.len()],
+    known: [Option<Value>; 15],
     other: BTreeMap<String, Value>,
 }
 
 impl Fields {
+    #[inline]
     fn take(&mut self, name: &str) -> Option<Value> {
-        match KNOWN.iter().position(|known| *known == name) {
+        match place(name) {
             Some(at) => self.known[at].take(),
             None => self.other.remove(name),
         }
@@ -155,7 +181,7 @@ impl<'de> Deserialize<'de> for Fields {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
                 let mut fields = Fields::default();
                 while let Some(Name(name)) = map.next_key()? {
-                    let twice = match KNOWN.iter().position(|known| *known == name) {
+                    let twice = match place(&name) {
                         Some(at) => fields.known[at].replace(map.next_value()?).is_some(),
                         None => fields.other.insert(name.into_owned(), map.next_value()?).is_some(),
                     };
@@ -181,7 +207,7 @@ impl Header {
             return Err(TokenError::Header);
         }
         let mut text = |name: &str| match fields.take(name) {
-            Some(Value::String(text)) if text.len() <= MAX_NAME => Some(text),
+            Some(Value::String(text)) if is_name(&text) => Some(text),
             _ => None,
         };
         let typ = text("typ").unwrap_or_default();
@@ -200,7 +226,7 @@ impl Claims {
         }
         fn text(value: Option<Value>, claim: &'static str) -> Result<String, TokenError> {
             match value {
-                Some(Value::String(text)) if (1..=MAX_NAME).contains(&text.len()) => Ok(text),
+                Some(Value::String(text)) if !text.is_empty() && is_name(&text) => Ok(text),
                 _ => Err(TokenError::Claim(claim)),
             }
         }
@@ -230,6 +256,10 @@ impl Claims {
             }
         }
         let fields = &mut fields;
+        // They mean something in headers alone.
+        for name in ["typ", "alg", "kid"] {
+            fields.take(name).and_then(|value| fields.other.insert(name.into(), value));
+        }
         Ok(Self {
             iss: name(fields, "iss")?,
             sub: name(fields, "sub")?,

@@ -5,7 +5,10 @@
 //! that the settings do not hold, so that keys come and go without a restart. A revocation lies under `revoked/<name>`,
 //! with the names of `littoral_core::token::by_jti` and `by_subject`.
 
-use littoral_provider::{Fact, Host, fact_kind};
+use littoral_provider::{
+    Fact, Host, fact_kind,
+    token::{self, Revocation},
+};
 use spin_sdk::{
     key_value::{Error as StoreError, Store},
     variables::{self, Error},
@@ -23,10 +26,12 @@ impl Host for Spin {
     }
 
     async fn fetch(kind: &str, key: &str) -> Fact {
-        if ![fact_kind::API_KEY, fact_kind::REVOKED].contains(&kind) {
-            return littoral_provider::unknown(kind, key);
-        }
-        let (value, error) = match stored(&format!("{kind}/{key}")).await {
+        let found = match (kind, token::revocations(key)) {
+            (fact_kind::API_KEY, _) => stored(&format!("{kind}/{key}")).await,
+            (fact_kind::REVOKED, Some(names)) => revoked(names).await,
+            _ => return littoral_provider::unknown(kind, key),
+        };
+        let (value, error) = match found {
             Ok(value) => (value, None),
             // Without a store the settings hold every key there is.
             Err(StoreError::NoSuchStore | StoreError::AccessDenied) => (None, None),
@@ -34,6 +39,14 @@ impl Host for Spin {
         };
         Fact { kind: kind.into(), key: key.into(), value, error }
     }
+}
+
+async fn revoked(names: [String; 2]) -> Result<Option<Vec<u8>>, StoreError> {
+    let mut found = Vec::new();
+    for name in names {
+        found.extend(stored(&format!("revoked/{name}")).await?);
+    }
+    Ok(Revocation::latest(found))
 }
 
 async fn stored(key: &str) -> Result<Option<Vec<u8>>, StoreError> {

@@ -9,7 +9,7 @@ use std::{
 
 use littoral_core::{
     Fact, fact_kind,
-    token::{self, Issuer, Issuers as Rules, jwks},
+    token::{self, Issuer, Trust, jwks},
 };
 use serde_json::{Map, Value};
 
@@ -23,12 +23,13 @@ const ASK_EVERY_MS: u64 = 10_000;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Issuers {
-    rules: Rules,
+    /// By the issuer's name.
     sources: HashMap<String, Source>,
 }
 
 #[derive(Debug)]
 struct Source {
+    rules: Issuer,
     /// Where its keys are; none when the setting holds them.
     url: Option<String>,
     known: Mutex<Keys>,
@@ -54,16 +55,19 @@ impl Issuers {
         let list: Vec<Map<String, Value>> = serde_json::from_str(text).map_err(|e| wrong(e.to_string()))?;
         let mut issuers = Self::default();
         for entry in list {
-            let (rules, source) = one(entry).map_err(wrong)?;
-            issuers.sources.insert(rules.issuer.clone(), source);
-            issuers.rules.issuers.push(rules);
+            let source = one(entry).map_err(wrong)?;
+            issuers.sources.insert(source.rules.issuer.clone(), source);
         }
         Ok(issuers)
     }
 
-    /// The section `auth` as policies read it.
-    pub fn rules(&self) -> Vec<u8> {
-        serde_json::to_vec(&self.rules).expect("strings and numbers always serialise")
+    /// JSON of the [`Trust`] in the issuer of a key that a fact names; none for one whose tokens are not taken.
+    pub fn trust(&self, name: &str) -> Option<Vec<u8>> {
+        let source = self.source(name)?;
+        // A key that its issuer is to be asked of is a fact of its own.
+        let key = self.peek(name).flatten().and_then(|json| serde_json::from_slice(&json).ok());
+        let trust = Trust { rules: source.rules.clone(), key };
+        Some(serde_json::to_vec(&trust).expect("strings and numbers always serialise"))
     }
 
     /// The key that a fact names, or that there is none; none when its issuer is to be asked.
@@ -123,21 +127,20 @@ impl Keys {
     }
 }
 
-fn one(mut entry: Map<String, Value>) -> Result<(Issuer, Source), String> {
+fn one(mut entry: Map<String, Value>) -> Result<Source, String> {
     let jwks = entry.remove("jwks").ok_or("an issuer has no jwks")?;
     let rules: Issuer = serde_json::from_value(Value::Object(entry)).map_err(|e| e.to_string())?;
     if rules.issuer.is_empty() || rules.audience.is_empty() {
         return Err("an issuer has no issuer or no audience".into());
     }
-    let source = match jwks {
-        Value::String(url) if split(&url).is_some() => Source { url: Some(url), known: Mutex::default() },
-        Value::String(url) => return Err(format!("'{url}' is no address: write https://host/path")),
+    match jwks {
+        Value::String(url) if split(&url).is_some() => Ok(Source { rules, url: Some(url), known: Mutex::default() }),
+        Value::String(url) => Err(format!("'{url}' is no address: write https://host/path")),
         set => {
             let keys = keys(&rules.issuer, set.to_string().as_bytes())?;
-            Source { url: None, known: Mutex::new(Keys { keys, ..Keys::default() }) }
+            Ok(Source { rules, url: None, known: Mutex::new(Keys { keys, ..Keys::default() }) })
         }
-    };
-    Ok((rules, source))
+    }
 }
 
 fn keys(issuer: &str, set: &[u8]) -> Result<HashMap<String, Vec<u8>>, String> {
@@ -167,8 +170,11 @@ mod tests {
         let issuers = Issuers::read(&text).unwrap();
         assert!(issuers.peek("i\nk1").unwrap().is_some());
         assert_eq!((issuers.peek("i\nk2"), issuers.peek("other\nk1")), (Some(None), Some(None)));
-        let rules: Rules = serde_json::from_slice(&issuers.rules()).unwrap();
-        assert_eq!((rules.issuers[0].tenant.as_deref(), rules.issuers[0].max_lifetime_s), (Some("acme"), 900));
+        let trust = |name| issuers.trust(name).map(|json| serde_json::from_slice::<Trust>(&json).unwrap());
+        let Trust { rules, key } = trust("i\nk1").unwrap();
+        assert_eq!((rules.tenant.as_deref(), rules.max_lifetime_s), (Some("acme"), 900));
+        assert_eq!((key.unwrap().algorithm.as_str(), trust("i\nk2").unwrap().key), ("EdDSA", None));
+        assert_eq!(trust("other\nk1"), None);
     }
 
     #[test]

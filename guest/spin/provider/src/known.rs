@@ -12,7 +12,7 @@ impl Settings {
     pub fn peek(&self, kind: &str, key: &str) -> Option<Fact> {
         let value = match kind {
             fact_kind::CONFIG if key == "cache" => Some(CACHE_OFF.to_vec()),
-            fact_kind::CONFIG if key == "auth" => Some(self.issuers.rules()),
+            fact_kind::ISSUER => self.issuers.trust(key),
             fact_kind::VERIFYING_KEY => self.issuers.peek(key)?,
             fact_kind::CONFIG | fact_kind::TENANT | fact_kind::PLACE | fact_kind::SEEN => None,
             fact_kind::API_KEY => Some(self.keys.get(key)?.clone()),

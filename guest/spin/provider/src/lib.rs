@@ -24,7 +24,7 @@ mod settings;
 
 use std::future::Future;
 
-pub use littoral_core::{Fact, fact_kind};
+pub use littoral_core::{Fact, fact_kind, token};
 
 /// What differs between the hosts that speak wasi:http.
 pub trait Host: 'static {

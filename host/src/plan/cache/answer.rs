@@ -1,8 +1,13 @@
 //! A complete answer as it is kept: what nodes sent, so that a stream and a document serve each other and filters run
 //! on every replay.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
 
+use bytes::{Bytes, BytesMut};
+use littoral_api::chat::{Head, Renderer};
 use littoral_core::CachePlan;
 use littoral_proto::v1::{Delta, Event, StoredAnswer, delta::Part, event::Kind};
 use moka::Expiry;
@@ -22,12 +27,17 @@ pub struct Place {
 impl Place {
     pub fn of(plan: &CachePlan) -> Self {
         Self {
-            key: format!("{}\0{}", plan.scope, plan.key).into(),
+            key: key(plan).into(),
             scope: plan.scope.clone(),
             tags: plan.tags.clone(),
             ttl: Duration::from_millis(plan.ttl_ms),
         }
     }
+}
+
+/// A plan's [`Key`].
+pub fn key(plan: &CachePlan) -> String {
+    [&plan.scope, "\0", &plan.key].concat()
 }
 
 /// A complete answer.
@@ -38,14 +48,30 @@ pub struct Answer {
     pub(super) stored: Instant,
     /// Bytes in memory, roughly.
     pub(super) size: usize,
+    ending: OnceLock<Option<Bytes>>,
 }
 
 impl Answer {
     /// What a generation that has just ended said, in as few events as say it.
     pub(super) fn new(events: &[Event], place: Place) -> Self {
-        let events = condense(events);
-        let size = events.iter().map(size).sum();
-        Self { events, place, stored: Instant::now(), size }
+        Self::since(Instant::now(), condense(events), place)
+    }
+
+    /// What was said so long ago.
+    pub(super) fn since(stored: Instant, events: Vec<Event>, place: Place) -> Self {
+        // Its text once more, as it stands in a document.
+        let size = events.iter().map(|event| size(event) + heap(event)).sum();
+        Self { events, place, stored, size, ending: OnceLock::new() }
+    }
+
+    /// What a document of it ends with (see [`littoral_api::chat::join`]), written when the first one is asked for.
+    pub fn ending(&self) -> Option<&Bytes> {
+        let write = || {
+            let (mut renderer, mut unused) = (Renderer::new(Head::default()), BytesMut::new());
+            self.events.iter().for_each(|event| renderer.push(event, &mut unused));
+            renderer.ending()
+        };
+        self.ending.get_or_init(write).as_ref()
     }
 
     pub fn age(&self) -> Duration {
@@ -105,7 +131,11 @@ fn extend(last: &mut Delta, delta: &Delta) -> bool {
 
 /// Bytes an event takes in memory, roughly.
 pub fn size(event: &Event) -> usize {
-    let heap = match &event.kind {
+    size_of::<Event>() + heap(event)
+}
+
+fn heap(event: &Event) -> usize {
+    match &event.kind {
         Some(Kind::Delta(delta)) => {
             let part = match &delta.part {
                 Some(Part::Text(text) | Part::Reasoning(text)) => text.len(),
@@ -115,8 +145,7 @@ pub fn size(event: &Event) -> usize {
             part + 4 * delta.token_ids.len() + 96 * delta.logprobs.iter().map(|l| 1 + l.top.len()).sum::<usize>()
         }
         _ => 64,
-    };
-    size_of::<Event>() + heap
+    }
 }
 
 /// Each answer lives as long as its own place says.

@@ -80,11 +80,11 @@ impl AnswerCache {
         if !Self::looks(plan) {
             return LookUp { outcome: CacheOutcome::Bypass, found: Found::Alone };
         }
-        let place = Place::of(plan);
         let uses = plan.mode == cache_mode::USE;
-        if uses && let Some(answer) = self.get(&place) {
+        if uses && let Some(answer) = self.get(plan) {
             return LookUp { outcome: CacheOutcome::Hit, found: Found::Kept(answer) };
         }
+        let place = Place::of(plan);
         let outcome = if uses { CacheOutcome::Miss } else { CacheOutcome::Bypass };
         // What may have no age is neither kept nor shared.
         if place.ttl.is_zero() {
@@ -96,7 +96,7 @@ impl AnswerCache {
                 return LookUp { outcome: CacheOutcome::Coalesced, found: Found::Joined(listener) };
             }
             // One that landed between the first look and the lock.
-            if let Some(answer) = self.get(&place) {
+            if let Some(answer) = self.get(plan) {
                 return LookUp { outcome: CacheOutcome::Hit, found: Found::Kept(answer) };
             }
         }
@@ -107,9 +107,10 @@ impl AnswerCache {
         LookUp { outcome, found: Found::Leads(Pilot::new(flight), listener) }
     }
 
-    /// A kept answer that is as young as the place asks.
-    fn get(&self, place: &Place) -> Option<Arc<Answer>> {
-        self.0.answers.get(&place.key).filter(|answer| answer.age() < place.ttl)
+    /// A kept answer that is as young as the plan asks.
+    fn get(&self, plan: &CachePlan) -> Option<Arc<Answer>> {
+        let ttl = Duration::from_millis(plan.ttl_ms);
+        self.0.answers.get(answer::key(plan).as_str()).filter(|answer| answer.age() < ttl)
     }
 
     /// Keeps an answer begun at `mark`, unless it has been purged since.
@@ -166,8 +167,7 @@ impl AnswerCache {
         if plan.mode != cache_mode::USE || plan.key.is_empty() || plan.ttl_ms == 0 {
             return false;
         }
-        let place = Place::of(plan);
-        self.get(&place).is_none() && !lock(&self.0.flights).contains_key(&place.key)
+        self.get(plan).is_none() && !lock(&self.0.flights).contains_key(answer::key(plan).as_str())
     }
 
     /// Takes in an answer from the store, unless it is another tenant's, too old or purged.
@@ -183,9 +183,7 @@ impl AnswerCache {
         if purges.purged_after(answer.purge, &place) {
             return None;
         }
-        let events = stored.events();
-        let size = events.iter().map(answer::size).sum();
-        let answer = Arc::new(Answer { events, place, stored: since, size });
+        let answer = Arc::new(Answer::since(since, stored.events(), place));
         self.0.answers.insert(answer.place.key.clone(), answer.clone());
         Some(answer)
     }
