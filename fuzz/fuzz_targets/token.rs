@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use libfuzzer_sys::fuzz_target;
 use littoral_core::{
     Call, Candidate, Fact, Head, Knowledge, Model, Outcome, decide, fact_kind,
-    token::{Issuer, Issuers, Token, jwks::Key},
+    token::{Issuer, Token, Trust, jwks::Key},
 };
 
 /// One issuer, one key, and every signature is good: what is refused is refused by the rules.
@@ -15,13 +15,10 @@ struct Trusting;
 impl Knowledge for Trusting {
     fn peek(&self, kind: &str, key: &str) -> Option<Fact> {
         let value = match (kind, key) {
-            (fact_kind::CONFIG, "auth") => {
+            (fact_kind::ISSUER, name) if name.starts_with("i\n") => {
                 let rules = Issuer { issuer: "i".into(), audience: "a".into(), ..Issuer::default() };
-                serde_json::to_vec(&Issuers { issuers: vec![rules] }).ok()
-            }
-            (fact_kind::VERIFYING_KEY, _) => {
                 let key = Key { kid: "k".into(), algorithm: "ES256".into(), public: "AAAA".into() };
-                serde_json::to_vec(&key).ok()
+                serde_json::to_vec(&Trust { rules, key: Some(key) }).ok()
             }
             _ => None,
         };
