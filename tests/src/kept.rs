@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     artefact,
     client::{Answer, Client},
-    edge::Edge,
+    edge::{Edge, Setup},
     instant_node::{InstantNode, MODEL},
     process,
 };
@@ -21,8 +21,12 @@ pub fn ask(prompt: &str, stream: bool) -> Value {
 
 /// An edge that shares answers at `url` and waits `timeout_ms` for it.
 pub fn edge(node: &InstantNode, url: &str, timeout_ms: u32) -> Edge {
-    let section = format!("answers = '{url}'\nanswers_timeout_ms = {timeout_ms}");
-    Edge::to(&[node.address()]).with("store", &section).start()
+    sharing(Edge::to(&[node.address()]), url, timeout_ms).start()
+}
+
+/// The same of an edge before other nodes.
+pub fn sharing(setup: Setup, url: &str, timeout_ms: u32) -> Setup {
+    setup.with("store", &format!("answers = '{url}'\nanswers_timeout_ms = {timeout_ms}"))
 }
 
 /// How many purges the edge has carried out, as its log says.

@@ -12,10 +12,12 @@ use littoral_tests::{
     client::Client,
     edge::Edge,
     eventually,
-    instant_node::{Gate, InstantNode, MODEL, Script},
+    instant_node::{Fault, Gate, InstantNode, MODEL, Script},
     kept::{self, TEXT, ask, purge, read, said},
+    openai_server::{Conduct, OpenAiServer},
     redis_server::Redis,
 };
+use serde_json::json;
 
 const SOON: Duration = Duration::from_secs(15);
 
@@ -197,6 +199,45 @@ async fn an_edge_that_dies_hands_its_generation_on() {
     assert_eq!(transcript.usage()["completion_tokens"], 5);
     assert_eq!(node.asked(), 2);
     assert_eq!(node.last_request().resume_from[0].token_ids, [1, 2, 3]);
+}
+
+#[tokio::test]
+async fn an_edge_that_dies_hands_on_what_a_node_of_another_kind_had_gone_on_with() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let failing = Conduct::Answers(500, "application/json", "{}".into());
+    let server = OpenAiServer::start(failing);
+    let edge = || {
+        let section = format!("resume = 'prefix'\nmodels = ['{MODEL}']");
+        let setup = Edge::to(&[node.address()]).upstream("up", &server.url(), &section);
+        kept::sharing(setup, &redis.url(), 5000).start()
+    };
+    let (one, two) = (edge(), edge());
+    for edge in [&one, &two] {
+        eventually("both", SOON, async || edge.metrics().await.get("littoral_nodes_ready") == 2.0).await;
+    }
+    let gate = Gate::default();
+    node.follow(Script { gate: Some((2, gate.clone())), fault: Some((2, Fault::End)), ..Script::default() });
+    let mut leader = one.client().chat(&ask("same", true)).await.events();
+    leader.chunk().await.unwrap();
+    let mut follower = two.client().chat(&ask("same", true)).await.events();
+    // The node says one token, and the server the next two.
+    server.follow(Conduct::Tokens(5, Duration::from_millis(500)));
+    gate.open();
+    for expected in ["t1 ", "t2 ", "t3 "] {
+        assert_eq!(follower.chunk().await.unwrap()["choices"][0]["delta"]["content"], expected);
+    }
+    assert_eq!(server.last_request()["messages"][1]["content"], "t1 ");
+    server.follow(Conduct::Tokens(5, Duration::ZERO));
+    node.follow(Script { fault: Some((0, Fault::End)), ..Script::default() });
+    one.process.kill();
+    let transcript = tokio::time::timeout(SOON, follower.transcript()).await.expect("the lease passes on");
+    assert!(transcript.done, "{transcript:?}");
+    assert_eq!(transcript.text(), "t4 t5 ");
+    assert_eq!(
+        (&transcript.usage()["prompt_tokens"], &transcript.usage()["completion_tokens"]),
+        (&json!(7), &json!(5))
+    );
+    assert_eq!(server.last_request()["messages"][1]["content"], "t1 t2 t3 ");
 }
 
 #[tokio::test]

@@ -47,10 +47,9 @@ impl Voice {
         Self { choice, spelling, stop, speech, tokens: 0, reasoning: 0, ahead, end: None }
     }
 
-    /// Builds up again what the client already has, without saying it: what would have been said for the token.
-    pub fn replay(&mut self, id: u32, end: Option<&'static str>) -> Vec<Delta> {
-        let picked = Picked { id, logprobs: None };
-        self.say(Said { picked, end })
+    /// Builds up again what the client already has, without saying it.
+    pub fn replay(&mut self, id: u32, end: Option<&'static str>) {
+        self.say(Said { picked: Picked { id, logprobs: None }, end });
     }
 
     /// The same for `text` that another server said, whose tokens these are, with what ends the answer at each. False
@@ -58,7 +57,7 @@ impl Voice {
     pub fn replay_text(&mut self, text: &str, tokens: impl Iterator<Item = (u32, Option<&'static str>)>) -> bool {
         let mut said = String::new();
         for (id, end) in tokens {
-            for delta in self.replay(id, end) {
+            for delta in self.say(Said { picked: Picked { id, logprobs: None }, end }) {
                 match delta.part {
                     Some(Part::Text(text)) => said.push_str(&text),
                     Some(Part::Reasoning(_) | Part::ToolCall(_)) => return false,
@@ -217,7 +216,7 @@ mod tests {
                 break;
             }
             let end = (id + 1 == words.len()).then_some(finish::LENGTH);
-            for delta in voice.replay(id as u32, end) {
+            for delta in voice.say(Said { picked: Picked { id: id as u32, logprobs: None }, end }) {
                 match delta.part {
                     Some(Part::Text(text)) => said.push_str(&text),
                     Some(Part::ToolCall(call)) if !call.name.is_empty() => said.push_str(&format!("[{}]", call.name)),

@@ -132,7 +132,7 @@ impl Node {
             let mut voice = Voice::new(index, Box::new(spelling), chat.stop.clone(), self.speech(&chat, &prompt));
             let mut sent = resumed.iter().zip(1..).map(|(id, count)| (*id, end_of(*id, count, max_tokens, ends)));
             match text {
-                None => sent.for_each(|(id, end)| drop(voice.replay(id, end))),
+                None => sent.for_each(|(id, end)| voice.replay(id, end)),
                 Some(text) if voice.replay_text(&text, &mut sent) => {}
                 Some(_) => return Err(unspeakable()),
             }

@@ -221,7 +221,7 @@ async fn an_answer_goes_to_and_fro_and_is_one_answer() {
 #[tokio::test]
 async fn who_can_go_on_after_the_tokens_is_asked_first() {
     let (one, two) = (InstantNode::start("one", Script::default()), InstantNode::start("two", Script::default()));
-    [&one, &two].map(|node| node.describe(even));
+    [&one, &two].iter().for_each(|node| node.describe(even));
     let theirs = OpenAiServer::start(FIVE);
     let section = format!("resume = 'prefix'\nmodels = ['{MODEL}']");
     let setup = Edge::to(&[one.address(), two.address()]).upstream("theirs", &theirs.url(), &section);
