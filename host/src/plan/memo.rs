@@ -122,7 +122,7 @@ mod tests {
         let key = memos.key(&ada, "p", Some(b"body")).unwrap();
         memos.put(key, ada.headers(), 1, &reply(5_000, &["cache-control"]));
         let found = memos.get(&key, ada.headers(), 1).unwrap();
-        assert_eq!((found.plan.session.as_str(), found.plan.candidates.len(), found.plan.memo), ("s", 0, None));
+        assert_eq!((found.plan.session.as_str(), found.plan.candidates.len(), &found.plan.memo), ("s", 0, &None));
         assert!(memos.get(&key, ada.headers(), 2).is_none(), "something has changed");
         for others in [&[][..], &[("cache-control", "no-store")], &[("cache-control", "no-cache"); 2]] {
             assert!(memos.get(&key, &head("/x", others).headers(), 1).is_none(), "{others:?}");
