@@ -38,7 +38,7 @@ enum Bound {
     /// The mask for the next token is computed, and those after drafts.
     Now(Pending),
     /// They are there.
-    Known(Masks),
+    Known(Box<Masks>),
 }
 
 /// What a sequence is made of.
@@ -105,7 +105,7 @@ impl Sequence {
             self.bound = match self.bound.take() {
                 Some(Bound::Now(pending)) => Some(Bound::Now(masker.ahead(pending, drafts))),
                 // Of a step that failed.
-                Some(Bound::Known(masks)) => Some(Bound::Now(masker.ahead(Pending::known(masks), drafts))),
+                Some(Bound::Known(masks)) => Some(Bound::Now(masker.ahead(Pending::known(*masks), drafts))),
                 bound => bound,
             };
         }
@@ -124,7 +124,7 @@ impl Sequence {
         if let Some(Bound::Now(_)) = self.bound
             && let Some(Bound::Now(pending)) = self.bound.take()
         {
-            self.bound = Some(Bound::Known(pending.wait()?));
+            self.bound = Some(Bound::Known(Box::new(pending.wait()?)));
         }
         // Nothing is drawn where no mask is known: behind a draft that the grammar does not let through, or after which it
         // begins to hold.
@@ -181,7 +181,7 @@ impl Sequence {
                 // Where the draft was right, the next row's mask may be there already.
                 Some(Bound::Known(mut masks)) => {
                     let known = right && masks.pass();
-                    let bound = if known { Bound::Known(masks) } else { Bound::Now(masker.next(masks, id)) };
+                    let bound = if known { Bound::Known(masks) } else { Bound::Now(masker.next(*masks, id)) };
                     self.bound = Some(bound);
                 }
                 bound => {
