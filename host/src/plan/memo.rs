@@ -125,7 +125,7 @@ mod tests {
         assert_eq!((found.plan.session.as_str(), found.plan.candidates.len(), &found.plan.memo), ("s", 0, &None));
         assert!(memos.get(&key, ada.headers(), 2).is_none(), "something has changed");
         for others in [&[][..], &[("cache-control", "no-store")], &[("cache-control", "no-cache"); 2]] {
-            assert!(memos.get(&key, &head("/x", others).headers(), 1).is_none(), "{others:?}");
+            assert!(memos.get(&key, head("/x", others).headers(), 1).is_none(), "{others:?}");
         }
         let others = [
             memos.key(&head("/x", &[("authorization", "Bearer b")]), "p", Some(b"body")),
