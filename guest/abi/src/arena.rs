@@ -32,7 +32,7 @@ struct Chunks(
 );
 
 impl Arena {
-    pub const fn new() -> Self {
+    pub const fn empty() -> Self {
         Self {
             memory: UnsafeCell::new(Chunks([0; CHUNKS * CHUNK])),
             current: Cell::new(0),
@@ -156,7 +156,7 @@ mod component {
     unsafe impl Sync for Arena {}
 
     #[global_allocator]
-    static MEMORY: Arena = Arena::new();
+    static MEMORY: Arena = Arena::empty();
 
     /// Instead of wasi-libc's, which takes of its own.
     ///
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_given_out_again() {
-        let arena = Box::new(Arena::new());
+        let arena = Box::new(Arena::empty());
         let (a, b) = unsafe { (arena.alloc(layout(100)), arena.alloc(layout(7))) };
         assert!(a as usize + 100 <= b as usize && b as usize % 8 == 0);
         unsafe {
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_last_one_grows_where_it_is_and_others_move() {
-        let arena = Box::new(Arena::new());
+        let arena = Box::new(Arena::empty());
         unsafe {
             let a = arena.alloc(layout(16));
             a.write_bytes(7, 16);
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn what_stays_keeps_one_chunk_and_no_other() {
-        let arena = Box::new(Arena::new());
+        let arena = Box::new(Arena::empty());
         unsafe {
             let stays = arena.alloc(layout(32));
             // Each round leaves its chunk empty, but for the one that stays.
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn without_a_chunk_memory_is_the_systems() {
-        let arena = Box::new(Arena::new());
+        let arena = Box::new(Arena::empty());
         let (size, mut taken) = (LARGEST, Vec::new());
         while taken.len() < 2 * CHUNKS * CHUNK / size {
             let pointer = unsafe { arena.alloc(layout(size)) };
