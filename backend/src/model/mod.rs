@@ -373,11 +373,12 @@ impl Model {
     /// A token for each draw, from the rows that the segments of the last forward pass wanted logits of, in their order.
     /// Nothing but the tokens, and the log probabilities that are asked for, is read from the device.
     pub fn draw(&mut self, draws: &[Draw]) -> Result<Vec<Result<Picked, SampleError>>, StepError> {
-        let Some(logits) = self.wanted.take().filter(|_| self.info.pooling.is_none()) else {
-            return match draws {
-                [] => Ok(Vec::new()),
-                _ => Err(StepError::Input("there are no logits to draw from".into())),
-            };
+        let wanted = self.wanted.take();
+        if draws.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Some(logits) = wanted.filter(|_| self.info.pooling.is_none()) else {
+            return Err(StepError::Input("there are no logits to draw from".into()));
         };
         let [rows, vocab] = logits.dims();
         if let Some(draw) = draws.iter().find(|draw| draw.row >= rows) {
@@ -391,7 +392,7 @@ impl Model {
         let words =
             words.try_into_vec::<u32>().map_err(|e| StepError::Device(format!("draws of another type: {e:?}")))?;
         self.profile.stop(Part::Readback);
-        let width = words.len() / draws.len().max(1);
+        let width = words.len() / draws.len();
         let picked =
             words.chunks_exact(width.max(1)).zip(draws).map(|(words, draw)| words::read(words, draw.sampling, vocab));
         Ok(picked.collect())
