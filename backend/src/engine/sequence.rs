@@ -118,8 +118,8 @@ impl Sequence {
     }
 
     /// Makes ready what is drawn after the last known token and behind each of the first `drafts` drafts, were they right.
-    /// Waits for masks.
-    pub fn prepare(&mut self, drafts: usize) -> Result<(), DrawError> {
+    /// Waits for masks. How many draws that is.
+    pub fn prepare(&mut self, drafts: usize) -> Result<usize, DrawError> {
         let drafts = &self.drafts[..drafts.min(self.drafts.len())];
         if let Some(Bound::Now(_)) = self.bound
             && let Some(Bound::Now(pending)) = self.bound.take()
@@ -142,7 +142,7 @@ impl Sequence {
             sampler.accept(*draft);
             self.ahead.push(sampler);
         }
-        Ok(())
+        Ok(1 + behind)
     }
 
     /// The draws that are prepared, from `row` of the step's rows on.

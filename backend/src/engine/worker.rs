@@ -362,31 +362,28 @@ impl<M: Step> Worker<M> {
             let read = guarded(|| model.read(&segments))?;
             return Ok(read.into_iter().map(|vector| vector.map_or(Outcome::Nothing, Outcome::Vector)).collect());
         }
+        // How many draws each sequence has.
         let prepared = plan.iter().map(|rows| match sequences.get_mut(&rows.id).filter(|_| rows.last) {
-            None => Ok(false),
-            Some(sequence) => sequence.prepare(rows.drafts).map(|()| true),
+            None => Ok(0),
+            Some(sequence) => sequence.prepare(rows.drafts),
         });
-        let prepared: Vec<Result<bool, DrawError>> = prepared.collect();
+        let prepared: Vec<Result<usize, DrawError>> = prepared.collect();
         let mut draws = Vec::with_capacity(plan.len());
-        // Draws before and after each sequence's own.
-        let mut ends = Vec::with_capacity(plan.len() + 1);
         let mut row = 0;
         for ((rows, segment), prepared) in plan.iter().zip(&segments).zip(&prepared) {
-            ends.push(draws.len());
             row += segment.wanted();
-            if let (Ok(true), Some(sequence)) = (prepared, sequences.get(&rows.id)) {
+            if let (Ok(1..), Some(sequence)) = (prepared, sequences.get(&rows.id)) {
                 draws.extend(sequence.draws(row - rows.drafts - 1));
             }
         }
-        ends.push(draws.len());
         let mut picked = guarded(|| model.draw(&draws))?;
         if picked.len() != draws.len() {
             return Err(StepError::Device(format!("{} tokens of {} draws", picked.len(), draws.len())));
         }
         self.metrics.sample.record(forwarded.elapsed());
-        let outcomes = prepared.into_iter().zip(ends.windows(2)).map(|(prepared, ends)| match prepared {
-            Ok(true) => Outcome::Drawn(picked.drain(..ends[1] - ends[0]).collect()),
-            Ok(false) => Outcome::Nothing,
+        let outcomes = prepared.into_iter().map(|prepared| match prepared {
+            Ok(0) => Outcome::Nothing,
+            Ok(count) => Outcome::Drawn(picked.drain(..count).collect()),
             Err(error) => Outcome::Refused(error),
         });
         Ok(outcomes.collect())

@@ -139,18 +139,10 @@ pub fn draw(
         }
         id += units.count;
     }
-    let mut best = Array::<f32>::new(1usize);
-    best[0] = -first;
-    sync_cube();
-    fold(&best, &mut shared, Fold::Max, units);
-    let earliest = -shared[0];
-    // Of those that arrive together the smallest id.
-    best[0] = select(first == earliest, -f32::cast_from(winner), f32::new(LEAST));
-    sync_cube();
-    fold(&best, &mut shared, Fold::Max, units);
+    let found = first_greatest(-first, winner, &mut shared, units);
     if UNIT_POS == 0 && CUBE_POS < draws {
-        let mut word = (-shared[0]) as u32;
-        if highest <= LEAST || earliest >= ALL {
+        let mut word = found.id as u32;
+        if highest <= LEAST || found.value <= -ALL {
             word = 0xffff_ffffu32;
         }
         if wrong < vocab {
@@ -217,19 +209,35 @@ pub fn likeliest(
             }
             id += units.count;
         }
-        value[0] = best;
-        sync_cube();
-        fold(&value, &mut shared, Fold::Max, units);
-        last = shared[0];
-        value[0] = select(best == last, -f32::cast_from(best_id), f32::new(LEAST));
-        sync_cube();
-        fold(&value, &mut shared, Fold::Max, units);
-        last_id = (-shared[0]) as usize;
+        let found = first_greatest(best, best_id, &mut shared, units);
+        last = found.value;
+        last_id = found.id;
         if writes {
             out[at * width + 2 + 2 * place] = last_id as u32;
             out[at * width + 3 + 2 * place] = u32::reinterpret(last - highest - whole);
         }
     }
+}
+
+/// The greatest of a cube's values, and where it is.
+#[derive(CubeType)]
+struct Found {
+    value: f32,
+    id: usize,
+}
+
+/// The greatest of what units bring, and of those that bring it the smallest id.
+#[cube]
+fn first_greatest(value: f32, id: usize, shared: &mut Shared<[f32]>, #[comptime] units: Units) -> Found {
+    let mut values = Array::<f32>::new(1usize);
+    values[0] = value;
+    sync_cube();
+    fold(&values, shared, Fold::Max, units);
+    let greatest = shared[0];
+    values[0] = select(value == greatest, -f32::cast_from(id), f32::new(LEAST));
+    sync_cube();
+    fold(&values, shared, Fold::Max, units);
+    Found { value: greatest, id: (-shared[0]) as usize }
 }
 
 /// The bounds, within those given, in which the greatest logits amount to `goal`, counted or weighed: no more of them than
