@@ -115,9 +115,12 @@ pub fn draw(
     let count = f32::reinterpret(lines[line + 6]);
     let bounds = cut(logits, &row, &bounds, count, &mut shared, false, units);
     let share = f32::reinterpret(lines[line + 7]);
-    let whole = all(logits, &row, &bounds, &mut shared, units);
-    // Not less than the likeliest, which weighs 1.
-    let weight = select(share < ALL, max(share * whole, 0.5), ALL);
+    let mut weight = f32::new(ALL);
+    let passes = select(share < ALL, 1u32, 0u32);
+    for _ in 0..passes {
+        // Not less than the likeliest, which weighs 1.
+        weight = max(share * all(logits, &row, &bounds, &mut shared, units), 0.5);
+    }
     let bounds = cut(logits, &row, &bounds, weight, &mut shared, true, units);
 
     let (low, high) = (lines[line + 2], lines[line + 3]);
