@@ -3,6 +3,8 @@
 const DESK = { width: 1100, height: 800 };
 /** A small model on a busy machine takes its time. */
 const ANSWER_MS = 120_000;
+/** Tokens that end an answer of the test model: `<|endoftext|>` and `<|im_end|>`. */
+const ENDS = [0, 2];
 
 export class Playground {
   page;
@@ -105,6 +107,24 @@ export class Playground {
       else await field.fill(String(value));
     }
     await this.page.getByRole("button", { name: "Done" }).click();
+  }
+
+  /** Lets the model end no answer of this page by itself, so that one that is to be met in its middle has a middle. */
+  endless() {
+    return this.page.route("**/v1/chat/completions", (route) => {
+      const logit_bias = Object.fromEntries(ENDS.map((token) => [token, -100]));
+      return route.continue({ postData: { ...route.request().postDataJSON(), logit_bias } });
+    });
+  }
+
+  /** The lengths the last answer's text has had so far, each noted when the page drew it; call it before the answer begins. */
+  async growth() {
+    await this.page.evaluate(() => {
+      window.lengths = new Set();
+      const note = () => window.lengths.add(document.querySelector("#turns > .answer:last-child .prose")?.textContent.length ?? 0);
+      new MutationObserver(note).observe(document.getElementById("turns"), { childList: true, characterData: true, subtree: true });
+    });
+    return () => this.page.evaluate(() => [...window.lengths].filter((length) => length > 0));
   }
 
   /** Lets every chat request of this page be answered by `answer`, an object for Playwright's `route.fulfill`. */

@@ -7,6 +7,7 @@ export const title = "stop by Esc and by button";
 export async function test(run) {
   const playground = await run.playground();
   const { page } = playground;
+  await playground.endless();
   const stops = [() => page.keyboard.press("Escape"), () => page.getByRole("button", { name: "Stop" }).click()];
   for (const stop of stops) {
     await playground.send("Write a very long story about a lighthouse keeper, with many chapters.");

@@ -7,6 +7,7 @@ export const title = "reload in the middle of an answer";
 export async function test(run) {
   const playground = await run.playground();
   const { page } = playground;
+  await playground.endless();
   // Longer than a reload takes on a busy machine.
   await playground.set({ "Max tokens": 1500 });
   await playground.send("Count from one to one thousand in words, a line for each number: one, two, three, and so on.");

@@ -7,6 +7,7 @@ export const title = "the node is killed in the middle of an answer";
 export async function test(run) {
   if (!run.nodePid) run.skip("NODE_PID is not set, so there is no node to kill");
   const playground = await run.playground();
+  await playground.endless();
   await playground.send("Write a very long story about a shipwreck, with many chapters.");
   await playground.began();
   process.kill(run.nodePid, "SIGKILL");
