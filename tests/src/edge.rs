@@ -231,3 +231,9 @@ fn record(tenant: &str) -> (KeyRecord, String) {
     random.expect("the system gives random numbers");
     KeyRecord::create(tenant, "tester", &entropy)
 }
+
+/// The key with another last sign: of the right form, and nobody's.
+pub fn wrong(key: &str) -> String {
+    let last = if key.ends_with('0') { '1' } else { '0' };
+    format!("{}{last}", &key[..key.len() - 1])
+}

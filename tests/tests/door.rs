@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use littoral_tests::{
     client::{Answer, Client, Connection, PROTOCOLS, Protocol, chunked, empty, full, raw},
-    edge::Edge,
+    edge::{Edge, wrong},
     instant_node::{InstantNode, MODEL, Script},
 };
 use serde_json::{Value, json};
@@ -118,8 +118,7 @@ async fn the_request_id_is_echoed_when_it_is_sane() {
 #[tokio::test]
 async fn who_has_no_key_is_refused() {
     let keys = &edge().keys;
-    let other = if keys.acme.ends_with('0') { "1" } else { "0" };
-    let wrong = format!("{}{other}", &keys.acme[..keys.acme.len() - 1]);
+    let wrong = wrong(&keys.acme);
     let unknown = format!("lk_ffffffffffff_{}", &keys.acme[keys.acme.len() - 64..]);
     let mixed = format!("{}{}", &keys.acme[..16], &keys.globex[16..]);
     let bare = Client::new(edge().http);

@@ -13,7 +13,7 @@ use littoral_core::{
     key::KeyRecord, operation,
 };
 use littoral_proto::v1::{self, Event, delta::Part, event::Kind};
-use littoral_tests::artefact;
+use littoral_tests::{artefact, edge::wrong};
 
 const MODEL: &str = "smollm2-135m-instruct";
 
@@ -121,8 +121,7 @@ fn the_three_decide(worker: &Worker, key: &str) {
     assert_eq!(models.body, Body::Service("models".into(), String::new()));
 
     assert_eq!(denied(worker.decide(&call("GET", "/models", None, "")).unwrap()).0, 401);
-    let wrong = format!("{}0", &key[..key.len() - 1]);
-    assert_eq!(denied(worker.decide(&chat(&wrong, &ask(""))).unwrap()), (401, "invalid_api_key".into()));
+    assert_eq!(denied(worker.decide(&chat(&wrong(key), &ask(""))).unwrap()), (401, "invalid_api_key".into()));
     assert_eq!(denied(worker.decide(&call("GET", "/nope", Some(key), "")).unwrap()).0, 404);
     assert_eq!(denied(worker.decide(&call("DELETE", "/models", Some(key), "")).unwrap()).0, 405);
     assert_eq!(denied(worker.decide(&chat(key, "{oops")).unwrap()).0, 400);
