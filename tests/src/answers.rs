@@ -21,11 +21,13 @@ pub struct Ask<'a> {
     pub user: &'a str,
     pub max_tokens: u32,
     pub speculation: Speculation,
+    /// What the answer is held to say, as an answer to a `response_format` is; None lets the model say what it will.
+    pub says: Option<&'a str>,
 }
 
 impl<'a> Ask<'a> {
     pub fn new(prompt: &'a str, max_tokens: u32) -> Self {
-        Self { prompt, user: "bench", max_tokens, speculation: Speculation::Auto }
+        Self { prompt, user: "bench", max_tokens, speculation: Speculation::Auto, says: None }
     }
 }
 
@@ -47,7 +49,7 @@ impl Node {
     }
 
     pub async fn ask(&self, ask: Ask<'_>) -> anyhow::Result<Answer> {
-        let body = json!({
+        let mut body = json!({
             "model": self.model,
             "messages": [{"role": "user", "content": ask.prompt}],
             "temperature": 0,
@@ -55,6 +57,9 @@ impl Node {
             "user_id": ask.user,
             "stream": true,
         });
+        if let Some(text) = ask.says {
+            body["response_format"] = json!({"type": "regex", "regex": literally(text)});
+        }
         let denied = |denial: Denial| anyhow!(denial.message);
         let chat = ChatRequest::from_client(body.to_string().as_bytes()).map_err(denied)?;
         let request = GenerateRequest {
@@ -85,6 +90,12 @@ impl Answer {
     pub fn first(&self) -> f64 {
         self.tokens.first().map_or(f64::NAN, |at| (*at - self.asked).as_secs_f64())
     }
+}
+
+/// The regular expression of one text.
+fn literally(text: &str) -> String {
+    let sign = |c: char| if c.is_ascii_punctuation() { format!("\\{c}") } else { c.to_string() };
+    text.chars().map(sign).collect()
 }
 
 /// Tokens a second between the last answer's first token and the first answer's last; None where answers did not overlap.

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     grammar::Masker,
-    model::{Logits, Segment, StepError},
+    model::{Logits, Segment, StepError, panic_message},
     sample::{Picked, SampleError, Sampler},
     schedule::{Ask, Beginning, Id, Limits, Pace, Plan, Prefix, Refused, Rows, Scheduler},
 };
@@ -522,8 +522,5 @@ impl<M: Step> Worker<M> {
 
 /// The model's work; a panic is a failure of the device.
 fn guarded<T>(work: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
-        let what = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
-        Err(StepError::Device(what.unwrap_or("a panic").into()))
-    })
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(StepError::Device(panic_message(panic.as_ref()))))
 }

@@ -317,7 +317,7 @@ impl Model {
             Ok((transformer, KvCache::new(&config, kv_blocks, kv, &device)))
         }));
         let (transformer, cache) =
-            parts.unwrap_or_else(|panic| Err(Problem::Device(format!("{label}: {}", message(panic.as_ref())))))?;
+            parts.unwrap_or_else(|panic| Err(Problem::Device(format!("{label}: {}", panic_message(panic.as_ref())))))?;
         let info = ModelInfo {
             name: checkpoint.name(),
             architecture: config.architecture.clone(),
@@ -431,7 +431,7 @@ impl Model {
     /// Work on the device, which panics when it fails. Nothing is asked of it afterwards.
     fn on_device<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> Result<T, StepError> {
         catch_unwind(AssertUnwindSafe(|| work(self))).map_err(|panic| {
-            let what = message(panic.as_ref());
+            let what = panic_message(panic.as_ref());
             self.failed = Some(what.clone());
             StepError::Device(what)
         })
@@ -471,7 +471,7 @@ impl Model {
 }
 
 /// What a panic said.
-fn message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("an error without a message").to_owned()
 }

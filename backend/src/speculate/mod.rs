@@ -10,6 +10,10 @@ const GRAM: usize = 3;
 const PLACES: usize = 16;
 /// Tokens that, the same before both, make it likely that the text is a copy.
 const SURE: usize = 12;
+/// Tokens that, the same before both, make it a copy: one that goes on after a token was changed.
+const COPY: usize = 5;
+/// Tokens in a row that may be changed in a copy, and drafts of the next step when one was.
+const CHANGED: usize = 2;
 /// Drafts of one step at most: with the token before them they are eight rows, which the CPU's kernels take at once.
 const MOST: usize = 7;
 /// Tokens for which nothing is drafted after drafts were wrong, at first and at most.
@@ -33,6 +37,10 @@ pub struct Lookup {
     after: HashMap<[u32; GRAM], usize>,
     /// Of each place, where the token after the same gram stood before; 0 where the gram was new.
     before: Vec<usize>,
+    /// How far behind the end of the text lies what it copies.
+    copied: Option<usize>,
+    /// Whether the last drafts were tried behind a changed token, where nothing says yet that the copy goes on.
+    guessed: bool,
     /// Drafts tried next time.
     length: usize,
     /// Tokens until drafts are tried again, and how long the next such rest is.
@@ -46,6 +54,8 @@ impl Lookup {
             eagerness,
             after: HashMap::new(),
             before: Vec::new(),
+            copied: None,
+            guessed: false,
             length: MOST.div_ceil(2),
             rest: 0,
             next_rest: REST.0,
@@ -61,13 +71,23 @@ impl Lookup {
             let earlier = tokens[..end].last_chunk().and_then(|gram| self.after.insert(*gram, end));
             self.before.push(earlier.unwrap_or_default());
         }
-        let Some(latest) = self.after.get(last) else { return Vec::new() };
-        let (start, same) = self.longest(tokens, *latest);
-        let sure = same >= SURE;
-        if self.rest > 0 && !sure {
-            return Vec::new();
+        let found = self.after.get(last).map(|latest| self.longest(tokens, *latest));
+        if let Some((at, COPY..)) = found {
+            self.copied = Some(tokens.len() - at);
         }
-        let length = if sure { MOST } else { self.length };
+        let source = self.copied.map(|distance| tokens.len() - distance);
+        let changed = source.map_or(0, |at| backwards(tokens, at).take_while(|(there, here)| there != here).count());
+        self.guessed = (1..=CHANGED).contains(&changed);
+        if changed > CHANGED {
+            self.copied = None;
+        }
+        let (start, length) = match (found, source) {
+            (Some((at, SURE..)), _) => (at, MOST),
+            (_, Some(at)) if self.guessed => (at, CHANGED),
+            (_, Some(at)) if changed == 0 => (at, self.length),
+            (Some((at, _)), _) if self.rest == 0 => (at, self.length),
+            _ => return Vec::new(),
+        };
         // Beyond its end the text goes on as it is drafted: what repeats itself has a period.
         let mut drafts = Vec::with_capacity(length);
         for at in start..start + length {
@@ -77,17 +97,15 @@ impl Lookup {
         drafts
     }
 
-    /// Of the latest places where the last gram stood, the one that has most before it in common with the end of the text:
-    /// where the token after it stood, and how many tokens are the same, [`SURE`] at most.
+    /// Of what is copied and the latest places where the last gram stood, the one that has most before it in common with
+    /// the end of the text, the first of equals: where the token after it stood, and how many tokens are the same,
+    /// [`SURE`] at most.
     fn longest(&self, tokens: &[u32], latest: usize) -> (usize, usize) {
         let places = std::iter::successors(Some(latest), |at| self.before.get(*at).copied().filter(|at| *at > 0));
-        let same = |at: usize| {
-            let (there, here) = (tokens[..at].iter().rev(), tokens.iter().rev());
-            there.zip(here).take(SURE).take_while(|(there, here)| there == here).count()
-        };
+        let copied = self.copied.map(|distance| tokens.len() - distance);
         let mut best = (latest, 0);
-        for at in places.take(PLACES) {
-            let same = same(at);
+        for at in copied.into_iter().chain(places.take(PLACES)) {
+            let same = backwards(tokens, at).take_while(|(there, here)| there == here).count();
             if same > best.1 {
                 best = (at, same);
             }
@@ -97,6 +115,9 @@ impl Lookup {
 
     /// Takes in how many of the drafts of a step were right; none for a step without drafts.
     pub fn learn(&mut self, drafts: usize, right: usize) {
+        if self.guessed {
+            return;
+        }
         if drafts == 0 {
             self.rest = self.rest.saturating_sub(1);
         } else if right == drafts {
@@ -110,6 +131,11 @@ impl Lookup {
             }
         }
     }
+}
+
+/// The last [`SURE`] tokens before a place and before the end of the text, pair by pair.
+fn backwards(tokens: &[u32], at: usize) -> impl Iterator<Item = (&u32, &u32)> {
+    tokens[..at].iter().rev().zip(tokens.iter().rev()).take(SURE)
 }
 
 #[cfg(test)]
@@ -154,6 +180,45 @@ mod tests {
         lookup.learn(4, 0);
         assert!(lookup.draft(&copied(SURE - 1)).is_empty(), "it rests");
         assert_eq!(lookup.draft(&copied(SURE)).len(), MOST);
+    }
+
+    #[test]
+    fn a_copy_goes_on_behind_a_changed_token_and_ends_where_several_are() {
+        let text: Vec<u32> = (0..40).collect();
+        let copy = |changed: usize| -> Vec<u32> {
+            let mut lookup = Lookup::new(Eagerness::WhenRight);
+            let before = [&text[..], &text[..COPY]].concat();
+            assert!(!lookup.draft(&before).is_empty());
+            let after: Vec<u32> = (0..changed as u32).map(|i| 90 + i).collect();
+            lookup.draft(&[before, after].concat())
+        };
+        let behind = |changed: usize| text[COPY + changed..][..CHANGED].to_vec();
+        assert_eq!(copy(1), behind(1));
+        assert_eq!(copy(CHANGED), behind(CHANGED));
+        assert!(copy(CHANGED + 1).is_empty());
+    }
+
+    #[test]
+    fn what_a_guess_was_worth_says_nothing_of_the_next_drafts() {
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
+        let mut tokens: Vec<u32> = (0..40).chain(0..COPY as u32).collect();
+        let length = lookup.draft(&tokens).len();
+        lookup.learn(length, length);
+        let length = lookup.length;
+        tokens.push(90);
+        let guess = lookup.draft(&tokens).len();
+        lookup.learn(guess, 0);
+        assert_eq!((lookup.length, lookup.rest), (length, 0));
+    }
+
+    #[test]
+    fn of_places_that_are_as_good_the_one_that_is_copied_is_gone_on_from() {
+        let mut lookup = Lookup::new(Eagerness::WhenRight);
+        let long: Vec<u32> = (0..SURE as u32).collect();
+        // The same long text is followed by 50 and, later, by 60; the copy is of the first.
+        let text = [&[70, 71, 72, 73, 74][..], &long, &[50, 75, 76], &long, &[60, 77], &[70, 71, 72, 73, 74]].concat();
+        assert_eq!(lookup.draft(&text)[0], long[0]);
+        assert_eq!(lookup.draft(&[&text[..], &long].concat())[0], 50);
     }
 
     #[test]

@@ -10,12 +10,63 @@ use littoral_proto::v1::Speculation;
 use littoral_tests::answers::{Ask, Node, median, rate};
 use serde::Serialize;
 
-/// What is asked on texts that say again what the prompt says, and on texts that do not.
-const COPIES: [&str; 4] = [
-    "Repeat this list three times, exactly: alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu. alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu.",
-    "Copy this JSON, exactly, and nothing else:\n[{\"name\": \"harbour\", \"depth\": 12, \"open\": true}, {\"name\": \"quay\", \"depth\": 7, \"open\": true}, {\"name\": \"lock\", \"depth\": 5, \"open\": false}, {\"name\": \"basin\", \"depth\": 9, \"open\": true}]",
-    "Write this function again, with `total` renamed to `sum`:\ndef total_of(values):\n    total = 0\n    for value in values:\n        total = total + value\n    if total > 100:\n        total = 100\n    return total\n",
-    "Repeat the following text word by word: The ferry leaves the island at nine. The ferry comes back to the island at noon. The ferry leaves the island again at three. The ferry comes back to the island at six.",
+const JSON: &str = r#"[{"name": "harbour", "depth": 12, "open": true}, {"name": "quay", "depth": 7, "open": true}, {"name": "lock", "depth": 5, "open": false}, {"name": "basin", "depth": 9, "open": true}, {"name": "pier", "depth": 4, "open": true}, {"name": "slipway", "depth": 2, "open": false}]"#;
+const SETTINGS: &str = r#"{"listen": "127.0.0.1:8080", "cache": {"policy": "deterministic", "ttl_s": 1800}, "nodes": [{"address": "10.0.0.1:7070", "weight": 1}, {"address": "10.0.0.2:7070", "weight": 1}]}"#;
+const SUMS: &str = "def total_of(values):
+    total = 0
+    for value in values:
+        total = total + value
+    if total > 100:
+        total = 100
+    return total
+
+
+def mean_of(values):
+    if not values:
+        return 0
+    return total_of(values) / len(values)
+";
+const CIRCLES: &str = "def area(radius):
+    return 3.14159 * radius * radius
+
+
+def perimeter(radius):
+    return 2 * 3.14159 * radius
+
+
+def volume(radius, height):
+    return area(radius) * height
+
+
+print(area(2.0))
+print(perimeter(2.0))
+print(volume(2.0, 5.0))
+";
+
+/// What is to be done with a text, and what of it is to be another in the answer.
+struct Edit {
+    ask: &'static str,
+    text: &'static str,
+    changes: &'static [(&'static str, &'static str)],
+}
+
+/// Answers that say again what the prompt says, whole or edited. A small model copies but does not edit: answers are held
+/// to the text that was asked for.
+const COPIES: [Edit; 6] = [
+    Edit { ask: "Copy this JSON, exactly, and nothing else:", text: JSON, changes: &[] },
+    Edit {
+        ask: "Write this function again, with `total` renamed to `sum`:",
+        text: SUMS,
+        changes: &[("total ", "sum "), ("total\n", "sum\n")],
+    },
+    Edit { ask: "Copy these settings, exactly, and nothing else:", text: SETTINGS, changes: &[] },
+    Edit {
+        ask: "Take pi from `math`, and write the program again:",
+        text: CIRCLES,
+        changes: &[("def area", "import math\n\n\ndef area"), ("3.14159", "math.pi")],
+    },
+    Edit { ask: "Open every place that is closed:", text: JSON, changes: &[("false", "true")] },
+    Edit { ask: "Let the cache keep answers for an hour:", text: SETTINGS, changes: &[("1800", "3600")] },
 ];
 const FREE: [&str; 4] = [
     "Write a story about a lighthouse keeper.",
@@ -40,10 +91,10 @@ struct Options {
     #[arg(long, default_value_t = 64)]
     greedy: usize,
     /// Tokens of the answers whose rate is measured.
-    #[arg(long, default_value_t = 96)]
+    #[arg(long, default_value_t = 128)]
     tokens: u32,
-    /// Prompts of each kind that drafts are tried on.
-    #[arg(long, default_value_t = 4)]
+    /// Prompts of each kind that drafts are tried on, where there are as many.
+    #[arg(long, default_value_t = 6)]
     prompts: usize,
 }
 
@@ -64,7 +115,7 @@ struct Report {
     /// Of one answer, and of eight together.
     batch_1: f64,
     batch_8: f64,
-    /// Prompt by prompt, without drafts and with them, where the answer repeats the prompt.
+    /// Prompt by prompt, without drafts and with them, where the answer repeats the prompt or edits it.
     copy: Vec<Pair>,
     /// The same where it does not.
     free: Vec<Pair>,
@@ -85,7 +136,8 @@ async fn main() -> anyhow::Result<()> {
     let idle_batch = load.modest("idle", 5).await?;
     let beside_greedy = load.beside(options.greedy).await?;
     let (inter_token_median, inter_token_p99) = load.long_prompts(options.long).await?;
-    let prompts = options.prompts.clamp(1, COPIES.len());
+    let copies: Vec<_> = COPIES.iter().map(Edit::prompt).take(options.prompts).collect();
+    let free: Vec<_> = FREE.iter().map(|prompt| (prompt.to_string(), None)).take(options.prompts).collect();
     let report = Report {
         first_turn,
         second_turn,
@@ -96,11 +148,19 @@ async fn main() -> anyhow::Result<()> {
         prefill,
         batch_1: load.batch(1, options.tokens).await?,
         batch_8: load.batch(8, options.tokens).await?,
-        copy: load.drafting(&COPIES[..prompts], options.tokens).await?,
-        free: load.drafting(&FREE[..prompts], options.tokens).await?,
+        copy: load.drafting(&copies, options.tokens).await?,
+        free: load.drafting(&free, options.tokens).await?,
     };
     println!("{}", serde_json::to_string(&report)?);
     Ok(())
+}
+
+impl Edit {
+    /// What is asked, and what the answer is held to.
+    fn prompt(&self) -> (String, Option<String>) {
+        let edited = self.changes.iter().fold(self.text.to_owned(), |text, (old, new)| text.replace(old, new));
+        (format!("{}\n{}", self.ask, self.text), Some(edited))
+    }
 }
 
 struct Load(Node);
@@ -166,12 +226,13 @@ impl Load {
     }
 
     /// Each prompt without drafts and with them; twice, the order turned round the second time.
-    async fn drafting(&self, prompts: &[&str], tokens: u32) -> anyhow::Result<Vec<Pair>> {
+    async fn drafting(&self, prompts: &[(String, Option<String>)], tokens: u32) -> anyhow::Result<Vec<Pair>> {
         let mut pairs = Vec::new();
-        for prompt in prompts {
+        for (prompt, says) in prompts {
             let (mut off, mut on) = (Vec::new(), Vec::new());
             for how in [Speculation::Off, Speculation::Auto, Speculation::Auto, Speculation::Off] {
-                let answer = self.0.ask(Ask { speculation: how, ..Ask::new(prompt, tokens) }).await?;
+                let answer =
+                    self.0.ask(Ask { speculation: how, says: says.as_deref(), ..Ask::new(prompt, tokens) }).await?;
                 // Too short an answer has no rate.
                 if let Some(rate) = rate(std::slice::from_ref(&answer)) {
                     if how == Speculation::Off { off.push(rate) } else { on.push(rate) }
