@@ -8,9 +8,9 @@ use std::collections::HashMap;
 const GRAM: usize = 3;
 /// Places where a gram stood that are compared, the latest first.
 const PLACES: usize = 16;
-/// Tokens that, the same before both, make it likely that the text is a copy.
+/// Tokens that, the same before both, make it likely that a copy goes on for long.
 const SURE: usize = 12;
-/// Tokens that, the same before both, make it a copy: one that goes on after a token was changed.
+/// Tokens that, the same before both, make it a copy: it ends a rest, and goes on behind a changed token.
 const COPY: usize = 5;
 /// Tokens in a row that may be changed in a copy, and drafts of the next step when one was.
 const CHANGED: usize = 2;
@@ -173,12 +173,13 @@ mod tests {
     }
 
     #[test]
-    fn a_long_copy_is_drafted_in_full_whatever_was_wrong_before() {
+    fn a_copy_ends_a_rest_and_a_long_one_is_drafted_in_full() {
         let mut lookup = Lookup::new(Eagerness::WhenRight);
         let text: Vec<u32> = (0..40).collect();
         let copied = |count: usize| [&text[..], &text[..count]].concat();
         lookup.learn(4, 0);
-        assert!(lookup.draft(&copied(SURE - 1)).is_empty(), "it rests");
+        assert!(lookup.draft(&copied(COPY - 1)).is_empty(), "it rests");
+        assert_eq!(lookup.draft(&copied(COPY)).len(), 2);
         assert_eq!(lookup.draft(&copied(SURE)).len(), MOST);
     }
 
