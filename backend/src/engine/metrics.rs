@@ -1,7 +1,10 @@
 //! What is measured of the engine, under `littoral_node_*`.
 
 use crate::model::Part;
-use metrics::{Counter, Gauge, Histogram, Recorder, counter, gauge, histogram, with_local_recorder};
+use metrics::{
+    Counter, Gauge, Histogram, Recorder, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
+    histogram, with_local_recorder,
+};
 
 /// Handles on the node's metrics. Times are seconds.
 pub struct Metrics {
@@ -62,33 +65,44 @@ pub const SECONDS: [f64; 15] =
 pub const SEQUENCES: [f64; 9] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0];
 /// Name of the one histogram that does not hold seconds.
 pub const BATCH: &str = "littoral_node_batch_size";
+const PART: &str = "littoral_node_part_seconds";
+const REQUESTS: &str = "littoral_node_requests_total";
 
 impl Metrics {
     /// Registers everything, so that a counter is there before its first event.
     pub fn new(recorder: &impl Recorder) -> Self {
         with_local_recorder(recorder, || Self {
-            time_to_first_token: histogram!("littoral_node_time_to_first_token_seconds"),
-            inter_token: histogram!("littoral_node_inter_token_seconds"),
-            queue: histogram!("littoral_node_queue_seconds"),
-            step: histogram!("littoral_node_step_seconds"),
-            sample: histogram!("littoral_node_sample_seconds"),
-            schedule: histogram!("littoral_node_schedule_seconds"),
-            write: histogram!("littoral_node_write_seconds"),
-            deliver: histogram!("littoral_node_deliver_seconds"),
-            parts: Part::ALL.map(|part| histogram!("littoral_node_part_seconds", "part" => part.name())),
-            batch: histogram!(BATCH),
-            running: gauge!("littoral_node_running"),
-            waiting: gauge!("littoral_node_queued"),
-            blocks_used: gauge!("littoral_node_kv_blocks_used"),
-            blocks_kept: gauge!("littoral_node_kv_blocks_kept"),
-            blocks: gauge!("littoral_node_kv_blocks"),
-            prompt_cache_hits: counter!("littoral_node_prompt_cache_hit_tokens_total"),
-            preemptions: counter!("littoral_node_preemptions_total"),
-            drafted: counter!("littoral_node_draft_tokens_total"),
-            accepted: counter!("littoral_node_accepted_draft_tokens_total"),
-            prompt_tokens: counter!("littoral_node_prompt_tokens_total"),
-            completion_tokens: counter!("littoral_node_completion_tokens_total"),
-            outcomes: OUTCOMES.map(|o| (o, counter!("littoral_node_requests_total", "outcome" => o))).into(),
+            time_to_first_token: time("time_to_first_token", "From the arrival of a request to its first token"),
+            inter_token: time("inter_token", "Between two tokens of an answer"),
+            queue: time("queue", "From the arrival of a request to its slot"),
+            step: time("step", "The model's part of a step, until its tokens are drawn"),
+            sample: time("sample", "Of a step, drawing its tokens"),
+            schedule: time("schedule", "Deciding what a step runs"),
+            write: time("write", "Making text and events of a step's tokens, beside the next step"),
+            deliver: time("deliver", "From an event's making until the connection takes it"),
+            parts: {
+                describe_histogram!(PART, Unit::Seconds, "The parts of a step, where they are measured");
+                Part::ALL.map(|part| histogram!(PART, "part" => part.name()))
+            },
+            batch: {
+                describe_histogram!(BATCH, Unit::Count, "Sequences in a step");
+                histogram!(BATCH)
+            },
+            running: level("running", "Sequences that have a slot"),
+            waiting: level("queued", "Sequences that wait for a slot"),
+            blocks_used: level("kv_blocks_used", "Blocks of the KV cache that sequences own"),
+            blocks_kept: level("kv_blocks_kept", "Blocks without an owner that a prompt may begin with"),
+            blocks: level("kv_blocks", "Blocks of the KV cache"),
+            prompt_cache_hits: count("prompt_cache_hit_tokens", "Prompt tokens found in the prefix cache"),
+            preemptions: count("preemptions", "Times a sequence lost its slot"),
+            drafted: count("draft_tokens", "Tokens that were drafted"),
+            accepted: count("accepted_draft_tokens", "Drafted tokens that were right"),
+            prompt_tokens: count("prompt_tokens", "Tokens of prompts"),
+            completion_tokens: count("completion_tokens", "Tokens of answers"),
+            outcomes: {
+                describe_counter!(REQUESTS, "Requests that have ended, by how");
+                OUTCOMES.map(|outcome| (outcome, counter!(REQUESTS, "outcome" => outcome))).into()
+            },
         })
     }
 
@@ -99,4 +113,22 @@ impl Metrics {
             None => tracing::error!(name, "an outcome that has no counter"),
         }
     }
+}
+
+fn time(name: &str, what: &'static str) -> Histogram {
+    let name = format!("littoral_node_{name}_seconds");
+    describe_histogram!(name.clone(), Unit::Seconds, what);
+    histogram!(name)
+}
+
+fn level(name: &str, what: &'static str) -> Gauge {
+    let name = format!("littoral_node_{name}");
+    describe_gauge!(name.clone(), what);
+    gauge!(name)
+}
+
+fn count(name: &str, what: &'static str) -> Counter {
+    let name = format!("littoral_node_{name}_total");
+    describe_counter!(name.clone(), what);
+    counter!(name)
 }

@@ -124,9 +124,11 @@ pub struct Snapshot {
     pub draining: bool,
 }
 
-/// The right to submit one job.
-#[derive(Debug)]
-pub struct Admission(OwnedSemaphorePermit);
+/// The right to submit a job, or several that are one request's. Its place is free when the last of them is done.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    _place: Arc<OwnedSemaphorePermit>,
+}
 
 /// Why no job is admitted now; another node, or a later try, can answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -168,14 +170,15 @@ impl Engine {
             return Err(Busy::Draining);
         }
         let full = Refused::QueueFull { slots: self.limits.slots, queue: self.limits.queue };
-        self.permits.clone().try_acquire_owned().map(Admission).map_err(|_| Busy::Full(full))
+        let place = self.permits.clone().try_acquire_owned().map_err(|_| Busy::Full(full))?;
+        Ok(Admission { _place: Arc::new(place) })
     }
 
     /// Submits a job; its events follow, the last of them `usage` or `error`.
     pub fn submit(&self, admission: Admission, job: Job) -> Events {
         let (outlet, events) = events::way(self.life.clone(), self.metrics.deliver.clone());
         // A thread that has ended drops the job, and the events say so.
-        let _ = self.life.0.send(Command::Run(Box::new(job), outlet, admission.0));
+        let _ = self.life.0.send(Command::Run(Box::new(job), outlet, admission));
         events
     }
 

@@ -13,10 +13,9 @@ use std::{
 
 use littoral_api::error::code;
 use littoral_proto::v1::Error;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    Job, Load, Metrics, Outlet, Step, Task,
+    Admission, Job, Load, Metrics, Outlet, Step, Task,
     sequence::{DrawError, Parts, Sequence},
     voice::Said,
     writer::{Note, Open, RequestId},
@@ -34,7 +33,7 @@ const GIVE_UP: u32 = 3;
 
 /// What reaches the thread.
 pub enum Command {
-    Run(Box<Job>, Outlet, OwnedSemaphorePermit),
+    Run(Box<Job>, Outlet, Admission),
     /// A reader has made room, or has gone.
     Wake,
     /// A stop string ended this choice of a request.
@@ -168,7 +167,7 @@ impl<M: Step> Worker<M> {
 
     fn take(&mut self, command: Command) -> bool {
         match command {
-            Command::Run(job, outlet, permit) => self.submit(*job, outlet, permit),
+            Command::Run(job, outlet, admission) => self.submit(*job, outlet, admission),
             Command::Wake => {}
             Command::Stopped(request, at) => {
                 if let Some(id) = self.sequence_of(request, at) {
@@ -180,7 +179,7 @@ impl<M: Step> Worker<M> {
         true
     }
 
-    fn submit(&mut self, job: Job, outlet: Outlet, permit: OwnedSemaphorePermit) {
+    fn submit(&mut self, job: Job, outlet: Outlet, admission: Admission) {
         self.next_id += 1;
         let request = self.next_id;
         let outlet = Arc::new(outlet);
@@ -211,7 +210,7 @@ impl<M: Step> Worker<M> {
             voices.push(choice.voice);
         }
         let (prompt_tokens, seed) = (prompt.len() as u32, sampling.seed);
-        let open = Open { request_id, node, seed, prompt_tokens, outlet: outlet.clone(), voices, received, permit };
+        let open = Open { request_id, node, seed, prompt_tokens, outlet: outlet.clone(), voices, received, admission };
         self.note(Note::Open(request, Box::new(open)));
         if sequences.is_empty() {
             // The stream broke between its last token and its end.

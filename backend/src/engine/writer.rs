@@ -16,10 +16,9 @@ use littoral_proto::{
     finish,
     v1::{Error, Finished, Started, Usage, event::Kind},
 };
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::{
-    End, Metrics, Outlet,
+    Admission, End, Metrics, Outlet,
     voice::{Said, Voice},
     worker::Command,
 };
@@ -57,7 +56,7 @@ pub struct Open {
     pub voices: Vec<Voice>,
     pub received: Instant,
     /// Given back when the last event is sent: another request may come in.
-    pub permit: OwnedSemaphorePermit,
+    pub admission: Admission,
 }
 
 struct Request {
@@ -65,7 +64,8 @@ struct Request {
     cached: u32,
     started: Option<Instant>,
     first_token: Option<Instant>,
-    last_token: Option<Instant>,
+    /// Of each answer.
+    last_token: Vec<Option<Instant>>,
 }
 
 pub struct Writer {
@@ -85,8 +85,8 @@ impl Writer {
         while let Ok(note) = self.notes.recv() {
             match note {
                 Note::Open(id, open) => {
-                    let request =
-                        Request { open: *open, cached: 0, started: None, first_token: None, last_token: None };
+                    let last_token = vec![None; open.voices.len()];
+                    let request = Request { open: *open, cached: 0, started: None, first_token: None, last_token };
                     self.requests.insert(id, request);
                 }
                 Note::Started { request, cached } => self.started(request, cached),
@@ -135,12 +135,12 @@ impl Writer {
         let end = voice.end();
         deltas.into_iter().for_each(|delta| request.open.outlet.send(Kind::Delta(delta)));
         let now = Instant::now();
-        match request.last_token.replace(now) {
-            Some(last) => self.metrics.inter_token.record(now - last),
-            None => {
-                request.first_token = Some(now);
-                self.metrics.time_to_first_token.record(now - request.open.received);
-            }
+        if let Some(last) = request.last_token[at].replace(now) {
+            self.metrics.inter_token.record(now - last);
+        }
+        if request.first_token.is_none() {
+            request.first_token = Some(now);
+            self.metrics.time_to_first_token.record(now - request.open.received);
         }
         self.metrics.completion_tokens.increment(1);
         if let Some(reason) = end {
@@ -195,6 +195,6 @@ impl Writer {
             total_ms = since(Some(Instant::now())),
             "answered"
         );
-        drop(open.permit);
+        drop(open.admission);
     }
 }

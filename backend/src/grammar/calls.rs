@@ -4,13 +4,29 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::Spec;
+use super::{GrammarError, Spec, bounds};
 use crate::speak::{Calls, Format};
 
 impl Spec {
     /// One call of one of `functions` (as in `tools[].function`). `token` gives the id of a mark that is a token without
     /// text. None for a format whose calls cannot be held to a grammar.
-    pub fn call(format: &Format, functions: &[&Value], token: &dyn Fn(&str) -> Option<u32>) -> Option<Self> {
+    ///
+    /// # Errors
+    /// The schema of a function's arguments would take too long to compile.
+    pub fn call(
+        format: &Format,
+        functions: &[&Value],
+        token: &dyn Fn(&str) -> Option<u32>,
+    ) -> Result<Option<Self>, GrammarError> {
+        for function in functions {
+            let name = &function["name"];
+            let told = |why| GrammarError::Compile(format!("the parameters of {name}: {why}"));
+            bounds::check(&function["parameters"]).map_err(told)?;
+        }
+        Ok(Self::lark(format, functions, token))
+    }
+
+    fn lark(format: &Format, functions: &[&Value], token: &dyn Fn(&str) -> Option<u32>) -> Option<Self> {
         let literal = |text: &str| match token(text) {
             Some(id) => format!("<[{id}]>"),
             None => Value::from(text).to_string(),
@@ -38,12 +54,18 @@ impl Spec {
             }
             Calls::Tagged { arguments, .. } | Calls::Bare { arguments, .. } => {
                 for (i, function) in functions.iter().enumerate() {
-                    let object = json!({
+                    let mut object = json!({
                         "type": "object",
                         "properties": { "name": { "const": function["name"] }, arguments.as_str(): schema(function) },
                         "required": ["name", arguments],
                         "additionalProperties": false,
                     });
+                    // References lead from the root.
+                    for definitions in ["$defs", "definitions"] {
+                        if let Some(named) = function["parameters"].get(definitions) {
+                            object[definitions] = named.clone();
+                        }
+                    }
                     writeln!(rules, "f{i}: %json {object}").ok()?;
                     start.push(format!("f{i}"));
                 }

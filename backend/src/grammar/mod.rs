@@ -3,6 +3,7 @@
 //! The work is llguidance's. Here are its bounds: grammars are compiled where requests are prepared, kept for others that
 //! ask for the same, and limited in size and in the work of one step; what exceeds a limit is that request's error.
 
+mod bounds;
 mod calls;
 mod masker;
 #[cfg(test)]
@@ -20,7 +21,7 @@ pub use masker::{Masker, Masks, Pending};
 
 /// Compiled grammars that are kept.
 const KEPT: usize = 32;
-/// Work to compile one: about 20 ms.
+/// Work of compiling one that is counted, about 20 ms; what is not, [`bounds`] keeps small.
 const COMPILE_FUEL: u64 = 1_000_000;
 /// Work of one step's mask: about 5 ms of lexing and 1 ms of parsing.
 const STEP_FUEL: u64 = 70_000;
@@ -35,7 +36,7 @@ const SYMBOLS: usize = 200_000;
 pub enum Spec {
     /// Any JSON object.
     JsonObject,
-    /// A JSON schema.
+    /// A JSON schema; [`Spec::json_schema`] makes one.
     JsonSchema(String),
     /// A regular expression, in the syntax of the crate regex, for the whole answer.
     Regex(String),
@@ -59,6 +60,8 @@ pub struct Grammars {
     factory: OnceLock<Result<ParserFactory, String>>,
     /// The most recently used last.
     kept: Mutex<Vec<(Spec, Matcher)>>,
+    /// Held while one is compiled: however many are new, they take one core from those who answer.
+    compiling: Mutex<()>,
 }
 
 /// One answer's place in its grammar.
@@ -67,24 +70,37 @@ pub struct Grammar {
     ends: Arc<[u32]>,
 }
 
+impl Spec {
+    /// The grammar of a JSON schema, if it is not one that would take too long to compile.
+    pub fn json_schema(schema: &serde_json::Value) -> Result<Self, GrammarError> {
+        bounds::check(schema).map_err(GrammarError::Compile)?;
+        Ok(Self::JsonSchema(schema.to_string()))
+    }
+}
+
 impl Grammars {
     /// `vocabulary` gives the bytes of every token, none for those without text; it is asked once, when the first grammar
     /// is wanted. An answer may end with any of `ends`.
     pub fn new(vocabulary: impl Fn() -> Vec<Vec<u8>> + Send + Sync + 'static, ends: Arc<[u32]>) -> Self {
-        Self { vocabulary: Box::new(vocabulary), ends, factory: OnceLock::new(), kept: Mutex::default() }
+        Self {
+            vocabulary: Box::new(vocabulary),
+            ends,
+            factory: OnceLock::new(),
+            kept: Mutex::default(),
+            compiling: Mutex::default(),
+        }
     }
 
-    /// A grammar at its beginning. Takes some milliseconds for one that is new.
+    /// A grammar at its beginning. Takes some milliseconds for one that is new, and the turns of others that are.
     pub fn get(&self, spec: &Spec) -> Result<Grammar, GrammarError> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(at) = kept.iter().position(|(known, _)| known == spec) {
-            let known = kept.remove(at);
-            let matcher = known.1.deep_clone();
-            kept.push(known);
-            return Ok(Grammar { matcher, ends: self.ends.clone() });
+        if let Some(known) = self.known(spec) {
+            return Ok(known);
         }
-        // Others that are kept are found meanwhile.
-        drop(kept);
+        let _turn = self.compiling.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who asked for the same meanwhile has had it compiled.
+        if let Some(known) = self.known(spec) {
+            return Ok(known);
+        }
         let matcher = self.compile(spec)?;
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push((spec.clone(), matcher.deep_clone()));
@@ -93,8 +109,17 @@ impl Grammars {
         Ok(Grammar { matcher, ends: self.ends.clone() })
     }
 
+    fn known(&self, spec: &Spec) -> Option<Grammar> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = kept.iter().position(|(known, _)| known == spec)?;
+        let known = kept.remove(at);
+        let matcher = known.1.deep_clone();
+        kept.push(known);
+        Some(Grammar { matcher, ends: self.ends.clone() })
+    }
+
     fn compile(&self, spec: &Spec) -> Result<Matcher, GrammarError> {
-        let told = |e: anyhow::Error| GrammarError::Compile(short(&format!("{e:#}")));
+        let told = |e: anyhow::Error| GrammarError::Compile(kind(&format!("{e:#}")));
         let factory = self.factory.get_or_init(|| self.factory()).as_ref();
         let factory = factory.map_err(|e| GrammarError::Compile(e.clone()))?;
         let grammar = match spec {
@@ -154,7 +179,21 @@ impl Grammar {
     }
 }
 
-/// The first line of a message, and not too much of it.
+/// The library's words for whoever wrote the grammar.
+fn kind(message: &str) -> String {
+    if message.contains("NoExtensionBias") {
+        return "no answer matches it".into();
+    }
+    if message.contains("oneOf constraints are not supported") {
+        return "'oneOf' is not supported: please write 'anyOf'".into();
+    }
+    short(message)
+}
+
+/// The first line of a message and, where it has more, the cause that is named in one of them; and not too much of them.
 fn short(message: &str) -> String {
-    message.lines().next().unwrap_or_default().chars().take(300).collect()
+    let first = message.lines().next().unwrap_or_default().trim_end_matches(':');
+    let cause = message.lines().find_map(|line| line.trim().strip_prefix("error: "));
+    let both = cause.map_or(first.to_owned(), |cause| format!("{first}: {cause}"));
+    both.chars().take(300).collect()
 }

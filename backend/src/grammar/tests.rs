@@ -76,6 +76,23 @@ fn what_cannot_be_compiled_is_an_error_and_quickly() {
 }
 
 #[test]
+fn why_it_cannot_be_compiled_is_said_in_a_line() {
+    let grammars = grammars();
+    let why = |spec: Spec| grammars.get(&spec).err().unwrap().to_string();
+    let unclosed = why(Spec::Regex("(".into()));
+    assert!(unclosed.contains("unclosed group") && !unclosed.contains('\n'), "{unclosed}");
+    assert!(why(Spec::JsonSchema(r##"{"$ref":"#"}"##.into())).ends_with("no answer matches it"));
+    let one_of = serde_json::json!({"oneOf": [{"type": "object"}, {"type": "object"}]});
+    assert!(why(Spec::json_schema(&one_of).unwrap()).contains("please write 'anyOf'"));
+    let joined: Vec<_> = (0..200).map(|i| serde_json::json!({"pattern": format!(".*a{i}b.*")})).collect();
+    let schema = serde_json::json!({"type": "string", "allOf": joined});
+    assert!(Spec::json_schema(&schema).unwrap_err().to_string().contains("'allOf'"));
+    let function = serde_json::json!({"name": "dive", "parameters": {"properties": {"depth": schema}}});
+    let call = Spec::call(Format::of("<tool_call>").unwrap(), &[&function], &|_| None);
+    assert!(call.unwrap_err().to_string().contains("the parameters of \"dive\""));
+}
+
+#[test]
 fn a_known_grammar_begins_anew_each_time_and_the_oldest_is_forgotten() {
     let grammars = grammars();
     let spec = Spec::Regex("ab".into());
@@ -111,18 +128,25 @@ fn a_call_that_must_be_made_is_written_in_the_models_own_format() {
     let now = serde_json::json!({"name": "now"});
     let functions = [&weather, &now];
     let hermes = Format::of("<tool_call>").unwrap();
-    let spec = Spec::call(hermes, &functions, &|_| None).unwrap();
+    let spec = Spec::call(hermes, &functions, &|_| None).unwrap().unwrap();
     let grammars = grammars();
     let call = "<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"city\": \"Oslo\"}}\n</tool_call>";
     assert_eq!(takes(&mut grammars.get(&spec).unwrap(), call), Ok(true));
     assert!(takes(&mut grammars.get(&spec).unwrap(), &call.replace("weather", "other")).is_err());
+    let trip = serde_json::json!({"name": "trip", "parameters": {
+        "type": "object", "properties": {"to": {"$ref": "#/$defs/place"}}, "required": ["to"],
+        "$defs": {"place": {"enum": ["Oslo"]}},
+    }});
+    let spec = Spec::call(hermes, &[&trip], &|_| None).unwrap().unwrap();
+    let call = call.replace("weather", "trip").replace("city", "to");
+    assert_eq!(takes(&mut grammars.get(&spec).unwrap(), &call), Ok(true));
     let deepseek = Format::of("<｜tool▁calls▁begin｜>```json").unwrap();
-    let spec = Spec::call(deepseek, &[&weather], &|mark| (mark == "<｜tool▁sep｜>").then_some(262)).unwrap();
+    let spec = Spec::call(deepseek, &[&weather], &|mark| (mark == "<｜tool▁sep｜>").then_some(262)).unwrap().unwrap();
     let mut grammar = grammars.get(&spec).unwrap();
     assert_eq!(takes(&mut grammar, "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function"), Ok(false));
     assert!(grammar.mask().unwrap().is_allowed(262));
     grammar.accept(262).unwrap();
     let rest = "weather\n```json\n{\"city\": \"Oslo\"}\n```<｜tool▁call▁end｜><｜tool▁calls▁end｜>";
     assert_eq!(takes(&mut grammar, rest), Ok(true));
-    assert_eq!(Spec::call(Format::of("｜DSML｜").unwrap(), &[&weather], &|_| None), None);
+    assert_eq!(Spec::call(Format::of("｜DSML｜").unwrap(), &[&weather], &|_| None), Ok(None));
 }

@@ -24,7 +24,7 @@ impl Scheduler {
         let mut displaced = None;
         if self.queue.fresh() >= self.limits.queue + idle {
             let full = Refused::QueueFull { slots: self.limits.slots, queue: self.limits.queue };
-            let victim = self.queue.displaced_by(prefix.scope()).ok_or(full)?;
+            let victim = self.queue.displaced_by(prefix.asker()).ok_or(full)?;
             self.queue.remove(victim);
             displaced = Some(victim);
         }
@@ -98,7 +98,7 @@ impl Scheduler {
         }
         let Waiting { id, arrival, known, prompt, prefix, .. } = request;
         let fed = sealed * self.limits.block_tokens;
-        self.queue.started(prefix.scope());
+        self.queue.started(prefix.asker());
         let slot = self.slots.iter().position(Option::is_none).unwrap_or_else(|| {
             self.slots.push(None);
             self.slots.len() - 1

@@ -164,7 +164,7 @@ impl Running {
     }
 
     fn user(&self) -> Key {
-        self.prefix.scope()
+        self.prefix.asker()
     }
 }
 

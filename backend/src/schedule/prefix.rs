@@ -68,13 +68,14 @@ pub type ByKey<T> = std::collections::HashMap<Key, T, BuildHasherDefault<Taken>>
 #[derive(Debug, Clone)]
 pub struct Prefix {
     scope: Key,
+    asker: Key,
     keys: Vec<Key>,
 }
 
 impl Prefix {
-    /// The keys of all full blocks of `tokens`.
+    /// The keys of all full blocks of `tokens`; its scope asks for it, as long as nobody else is named.
     pub fn of(scope: Key, tokens: &[u32], block_tokens: usize) -> Self {
-        let mut prefix = Self { scope, keys: Vec::with_capacity(tokens.len() / block_tokens) };
+        let mut prefix = Self { scope, asker: scope, keys: Vec::with_capacity(tokens.len() / block_tokens) };
         prefix.extend(tokens, block_tokens);
         prefix
     }
@@ -90,9 +91,14 @@ impl Prefix {
         &self.keys
     }
 
-    /// Who asks.
-    pub fn scope(&self) -> Key {
-        self.scope
+    /// The same, asked for by another than its scope: one of several users who share a prefix.
+    pub fn asked_by(self, asker: Key) -> Self {
+        Self { asker, ..self }
+    }
+
+    /// Who asks: slots are shared evenly between askers.
+    pub fn asker(&self) -> Key {
+        self.asker
     }
 }
 

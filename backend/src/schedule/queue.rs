@@ -47,7 +47,7 @@ impl Queue {
     pub fn push(&mut self, request: Waiting) {
         self.all += 1;
         self.fresh += usize::from(!request.begun);
-        let line = &mut self.user(request.prefix.scope()).line;
+        let line = &mut self.user(request.prefix.asker()).line;
         let at = line.partition_point(|w| w.arrival < request.arrival);
         line.insert(at, request);
     }

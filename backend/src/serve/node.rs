@@ -6,8 +6,9 @@ use std::{
 };
 
 use littoral_api::error::code;
-use littoral_core::chat::{ChatRequest, MAX_N, ResponseFormat, Thinking};
+use littoral_core::chat::{ChatRequest, LEAST_REPETITION_PENALTY, MAX_N, ResponseFormat, Thinking};
 use littoral_proto::v1::{self, Error, GenerateRequest, NodeInfo, Speculation};
+use tokio::sync::Semaphore;
 
 use super::{Settings, texts::Desk};
 use crate::{
@@ -43,6 +44,8 @@ pub struct Node {
     pub speculate: bool,
     pub engine: Engine,
     pub(super) desk: Desk,
+    /// Inputs of which vectors are made at once.
+    pub(super) embedding: Semaphore,
 }
 
 impl Node {
@@ -57,6 +60,7 @@ impl Node {
         let marks = marks(format, &tokenizer);
         let words = tokenizer.clone();
         let vocabulary = move || (0..words.vocab() as u32).map(|id| words.bytes(id).to_vec()).collect();
+        let embedding = Semaphore::new(engine.limits().slots);
         let grammars = Grammars::new(vocabulary, tokenizer.ends().into());
         Ok(Arc::new(Self {
             name,
@@ -72,6 +76,7 @@ impl Node {
             speculate,
             engine,
             desk: Desk::default(),
+            embedding,
         }))
     }
 
@@ -116,7 +121,10 @@ impl Node {
             return Err(error(code::CONTEXT_LENGTH_EXCEEDED, too_long(prompt.len(), room, &self.info), false));
         }
         let scope = Key::scope(&request.tenant, chat.user_id.as_deref());
-        let prefix = Prefix::of(scope, &prompt, self.engine.limits().block_tokens);
+        // Who names no user in the request is the user of its key.
+        let user = chat.user_id.as_deref().or(Some(request.user.as_str()).filter(|user| !user.is_empty()));
+        let asker = Key::scope(&request.tenant, user);
+        let prefix = Prefix::of(scope, &prompt, self.engine.limits().block_tokens).asked_by(asker);
         let max_tokens = chat.max_tokens.map_or(room, |n| n as usize).clamp(1, room - prompt.len());
         self.fits(&chat, prompt.len(), max_tokens)?;
         let sampling = self.sampling(&chat, request.seed).map_err(invalid)?;
@@ -206,12 +214,15 @@ impl Node {
         let spec = match (chat.tool_choice.required(&chat.tools), &chat.response_format) {
             (Some(functions), _) => {
                 let token = |mark: &str| self.marks.iter().find(|(_, text)| text == mark).map(|(id, _)| *id);
-                let spec = self.format.and_then(|format| Spec::call(format, &functions, &token));
+                let spec = self.format.map(|format| Spec::call(format, &functions, &token)).transpose();
+                let spec = spec.map_err(|e| e.to_string())?.flatten();
                 spec.ok_or_else(|| format!("the model '{}' cannot be made to call a tool", self.model))?
             }
             (None, ResponseFormat::Text) => return Ok(None),
             (None, ResponseFormat::JsonObject) => Spec::JsonObject,
-            (None, ResponseFormat::JsonSchema { json_schema }) => Spec::JsonSchema(json_schema.schema.to_string()),
+            (None, ResponseFormat::JsonSchema { json_schema }) => {
+                Spec::json_schema(&json_schema.schema).map_err(|e| e.to_string())?
+            }
             (None, ResponseFormat::Regex { regex }) => Spec::Regex(regex.clone()),
         };
         let Some((_, close)) = self.opened(prompt) else { return Ok(Some((spec, None))) };
@@ -234,9 +245,14 @@ impl Node {
         Some((open, close))
     }
 
-    /// Several answers of a length that was asked for must fit in the KV cache together.
+    /// Several answers need places, and of a length that was asked for must fit in the KV cache, together.
     fn fits(&self, chat: &ChatRequest, prompt: usize, max_tokens: usize) -> Result<(), Error> {
         let (limits, n) = (self.engine.limits(), chat.sampling.n as usize);
+        let places = limits.slots + limits.queue;
+        if n > places {
+            let message = format!("this node takes {places} answers at once, running and waiting: please lower 'n'");
+            return Err(error(code::INVALID_REQUEST, message, false));
+        }
         let needed = n.saturating_mul((prompt + max_tokens).div_ceil(limits.block_tokens));
         if n == 1 || chat.max_tokens.is_none() || needed <= limits.blocks {
             return Ok(());
@@ -253,6 +269,9 @@ impl Node {
         let asked = &chat.sampling;
         if asked.n > MAX_N {
             return Err(format!("'n' must be 1..{MAX_N}, not {}", asked.n));
+        }
+        if asked.repetition_penalty < LEAST_REPETITION_PENALTY {
+            return Err(format!("'repetition_penalty' must be {LEAST_REPETITION_PENALTY} or more"));
         }
         let mut logit_bias = Vec::with_capacity(asked.logit_bias.len());
         for (id, bias) in &asked.logit_bias {

@@ -12,12 +12,15 @@ use littoral_proto::v1::{
     DetokenizeRequest, DetokenizeResponse, EmbedInput, EmbedRequest, EmbedResponse, Embedding, Error, TokenizeRequest,
     TokenizeResponse, embed_input, event::Kind, tokenize_request::Input,
 };
-use tokio::sync::{Semaphore, TryAcquireError, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, oneshot},
+    time::timeout_at,
+};
 use tonic::Status;
 
 use super::node::Node;
 use crate::{
-    engine::{Job, Task},
+    engine::{Admission, Job, Task},
     model::Pooling,
     sample::Sampling,
     schedule::{Key, Prefix},
@@ -85,16 +88,30 @@ impl Default for Desk {
 }
 
 impl Desk {
-    /// Runs `work` on a thread where it holds up nobody. Its place is taken until it is done, also when the caller has
+    /// A place, if one is free.
+    fn place(&self) -> Result<Place, Refused> {
+        let busy = |_| Refused::Busy(format!("{AT_ONCE} texts are being tokenised already"));
+        self.0.clone().try_acquire_owned().map(|held| Place { _held: held }).map_err(busy)
+    }
+
+    /// A place, when one is free: for requests that are admitted, and so not without number.
+    async fn turn(&self) -> Result<Place, Refused> {
+        let held = self.0.clone().acquire_owned().await.map_err(|_| Refused::Failed("the node is stopping".into()))?;
+        Ok(Place { _held: held })
+    }
+}
+
+struct Place {
+    _held: OwnedSemaphorePermit,
+}
+
+impl Place {
+    /// Runs `work` on a thread where it holds up nobody. The place is taken until it is done, also when the caller has
     /// gone meanwhile.
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
-        let place = self.0.clone().try_acquire_owned().map_err(|refused| match refused {
-            TryAcquireError::NoPermits => Refused::Busy(format!("{AT_ONCE} texts are being tokenised already")),
-            TryAcquireError::Closed => Refused::Failed("the node is stopping".into()),
-        })?;
+    async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refused> {
         let done = tokio::task::spawn_blocking(move || {
             let result = work();
-            drop(place);
+            drop(self);
             result
         });
         done.await.map_err(|e| Refused::Failed(format!("the text was not read: {e}")))
@@ -112,7 +129,7 @@ impl Node {
         };
         short_enough(bytes)?;
         let node = self.clone();
-        let ids = self.desk.run(move || match input {
+        let ids = self.desk.place()?.run(move || match input {
             Input::Text(text) => Ok(node.tokenizer.encode_whole(&text)),
             Input::Request(request) => {
                 let chat = ChatRequest::canonical(&request)
@@ -129,11 +146,12 @@ impl Node {
         self.serves(&request.model)?;
         self.known(&request.token_ids)?;
         let node = self.clone();
-        let text = self.desk.run(move || node.tokenizer.decode(&request.token_ids)).await?;
+        let text = self.desk.place()?.run(move || node.tokenizer.decode(&request.token_ids)).await?;
         Ok(DetokenizeResponse { text })
     }
 
-    /// Vectors of texts. Inputs run beside each other, as many as the node has slots; dropping the future cancels them.
+    /// Vectors of texts. Inputs of all requests run beside each other, as many as the node has slots; dropping the future
+    /// cancels its own.
     pub async fn embed(self: &Arc<Self>, request: EmbedRequest) -> Result<EmbedResponse, Refused> {
         let received = Instant::now();
         self.serves(&request.model)?;
@@ -144,11 +162,16 @@ impl Node {
             ))
         })?;
         let dimensions = dimensions(&pooling, request.dimensions)?;
+        let admission = self.engine.admit().map_err(|busy| {
+            self.engine.metrics().outcome(code::OVERLOADED);
+            Refused::Busy(busy.to_string())
+        })?;
         let inputs = self.texts(request.inputs).await?;
         let after = Duration::from_millis(request.deadline_ms);
         let asker = Asker {
             scope: Key::scope(&request.tenant, Some(request.user.as_str()).filter(|user| !user.is_empty())),
             request_id: request.request_id,
+            admission,
             received,
             deadline: (!after.is_zero()).then(|| received.checked_add(after)).flatten(),
         };
@@ -179,7 +202,8 @@ impl Node {
             Some(embed_input::Kind::Tokens(tokens)) => node.known(&tokens.ids).map(|()| tokens.ids),
             None => Ok(Vec::new()),
         };
-        let all = self.desk.run(move || inputs.into_iter().map(ids).collect::<Result<Vec<_>, _>>()).await??;
+        let work = move || inputs.into_iter().map(ids).collect::<Result<Vec<_>, _>>();
+        let all = self.desk.turn().await?.run(work).await??;
         let room = self.engine.limits().room();
         for (i, ids) in all.iter().enumerate() {
             if ids.is_empty() {
@@ -195,10 +219,15 @@ impl Node {
 
     /// The vector of one input as the model gives it, and its tokens: all, and those found in the cache.
     async fn vector(&self, prompt: Vec<u32>, asker: &Asker) -> Result<(Vec<f32>, (u32, u32)), Refused> {
-        let admission = self.engine.admit().map_err(|busy| Refused::Busy(busy.to_string()))?;
+        let turn = self.embedding.acquire();
+        let turn = match asker.deadline {
+            Some(at) => timeout_at(at.into(), turn).await.map_err(|_| Refused::Late)?,
+            None => turn.await,
+        };
+        let _turn = turn.map_err(|_| Refused::Failed("the node is stopping".into()))?;
         let (vector, made) = oneshot::channel();
         let mut events = self.engine.submit(
-            admission,
+            asker.admission.clone(),
             Job {
                 request_id: asker.request_id.clone(),
                 node: self.name.clone(),
@@ -251,6 +280,8 @@ impl Node {
 struct Asker {
     scope: Key,
     request_id: String,
+    /// One for all inputs: a request that has begun is not refused in its middle.
+    admission: Admission,
     received: Instant,
     deadline: Option<Instant>,
 }

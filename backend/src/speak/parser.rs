@@ -92,7 +92,8 @@ impl Parser {
             }
             State::Reasoning => self.reason(&rest, out),
             State::Arguments => self.argue(rest, out),
-            State::Object(object) if !object.is_named() => {
+            // Without a mark before it, an object that never said whose call it is was the answer's text.
+            State::Object(object) if !object.is_named() && matches!(self.format.calls, Some(Calls::Bare { .. })) => {
                 let raw = std::mem::take(&mut self.space) + object.raw();
                 self.say(raw, out);
             }

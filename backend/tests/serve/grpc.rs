@@ -14,6 +14,18 @@ use crate::support::{Answer, Node, chat, request, resumed, shared};
 const FRANCE: &str = "What is the capital of France? Answer in one sentence.";
 const STORY: &str = "Tell me a story about a fisherman.";
 
+/// Of all answers of a request together.
+async fn completion_tokens(node: &Node, request: GenerateRequest) -> u32 {
+    let mut events = node.open(request).await;
+    loop {
+        match events.message().await.unwrap().unwrap().kind {
+            Some(Kind::Usage(usage)) => return usage.completion_tokens,
+            Some(Kind::Error(error)) => panic!("{error:?}"),
+            _ => {}
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_answer_has_its_counts_and_says_who_gave_it() {
     let answer = shared().answer(request(&chat(FRANCE))).await;
@@ -199,6 +211,50 @@ async fn a_full_node_refuses_at_once_and_says_that_others_may_help() {
     assert!(refused.error.unwrap().retryable);
     drop(running);
     assert_eq!(waiting.await.unwrap().usage.completion_tokens, 1);
+}
+
+#[tokio::test]
+async fn more_answers_than_the_node_has_places_for_are_refused_for_good() {
+    let node = Node::start(1, 2);
+    let mut many = chat(FRANCE);
+    many.sampling.n = 4;
+    let refused = node.answer(request(&many)).await.error.unwrap();
+    assert_eq!((refused.code.as_str(), refused.retryable), (code::INVALID_REQUEST, false));
+    assert!(refused.message.contains("3 answers") && refused.message.contains("'n'"), "{}", refused.message);
+    many.sampling.n = 3;
+    let most = many.max_tokens.unwrap();
+    assert!((3..=3 * most).contains(&completion_tokens(&node, request(&many)).await));
+}
+
+#[tokio::test]
+async fn a_key_of_another_user_does_not_wait_for_all_that_one_sends() {
+    let node = Arc::new(Node::start(1, 8));
+    let of = |user: &str, tokens: u32| {
+        let mut asked = chat(STORY);
+        asked.max_tokens = Some(tokens);
+        GenerateRequest { tenant: "acme".into(), user: user.into(), ..request(&asked) }
+    };
+    let greedy: Vec<_> = (0..5)
+        .map(|_| {
+            let (node, asked) = (node.clone(), of("ada", 300));
+            tokio::spawn(async move { node.answer(asked).await })
+        })
+        .collect();
+    node.until(|info| info.running == 1 && info.queued == 4).await;
+    assert_eq!(node.answer(of("bob", 2)).await.usage.completion_tokens, 2);
+    assert!(node.describe().await.queued >= 3, "bob was the last");
+    greedy.into_iter().for_each(|task| task.abort());
+}
+
+#[tokio::test]
+async fn the_time_between_tokens_is_an_answers_own() {
+    let node = Node::start(2, 0);
+    let mut two = chat(STORY);
+    (two.max_tokens, two.sampling.n) = (Some(20), 2);
+    assert_eq!(completion_tokens(&node, request(&two)).await, 40);
+    node.until_metric("littoral_node_inter_token_seconds_count", 38.0).await;
+    let (_, page) = crate::support::get(node.at.metrics, "/metrics").await;
+    assert!(page.contains("# HELP littoral_node_inter_token_seconds Between two tokens of an answer"), "{page}");
 }
 
 #[tokio::test]

@@ -123,6 +123,18 @@ async fn a_model_that_generates_makes_no_vectors_and_says_so() {
 }
 
 #[tokio::test]
+async fn calls_beside_each_other_wait_for_their_turns_and_none_is_refused_in_its_middle() {
+    let node = Node::serving(&folder(), 2, 16);
+    let inputs: Vec<EmbedInput> = references().iter().map(|r| text(&r.text)).collect();
+    let calls = futures::future::join_all((0..18).map(|_| embed(&node, wanted(inputs.clone())))).await;
+    for call in calls {
+        assert_eq!(call.unwrap().embeddings.len(), inputs.len());
+    }
+    let info = node.until(|info| info.running + info.queued == 0).await;
+    assert_eq!(info.free_blocks, info.blocks);
+}
+
+#[tokio::test]
 async fn who_goes_or_waits_too_long_gets_none_and_holds_nothing() {
     let node = Node::serving(&folder(), 1, 2);
     let many: Vec<EmbedInput> = (0..600).map(|i| text(&format!("{i} {}", references()[6].text))).collect();

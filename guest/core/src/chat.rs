@@ -27,6 +27,8 @@ const MAX_STOP: usize = 16;
 const MAX_STOP_BYTES: usize = 1024;
 /// Answers to one request at most.
 pub const MAX_N: u32 = 16;
+/// A logit divided by less may be no number any more.
+pub const LEAST_REPETITION_PENALTY: f64 = 0.01;
 /// Most likely tokens to name beside each (OpenAI's and DeepSeek's limit).
 const MAX_TOP_LOGPROBS: u32 = 20;
 /// Tokens that may have a bias (OpenAI's limit).
@@ -414,10 +416,6 @@ impl Raw {
         if top_logprobs > 0 && !logprobs {
             return Err(invalid(Some("top_logprobs"), "'top_logprobs' needs 'logprobs': true"));
         }
-        let repetition_penalty = within("repetition_penalty", self.repetition_penalty, 0.0, 2.0, 1.0)?;
-        if repetition_penalty == 0.0 {
-            return Err(invalid(Some("repetition_penalty"), "'repetition_penalty' must be over 0"));
-        }
         let logit_bias = self.logit_bias.clone().unwrap_or_default();
         if logit_bias.len() > MAX_BIASES {
             return Err(invalid(Some("logit_bias"), format!("'logit_bias' may name up to {MAX_BIASES} tokens")));
@@ -433,7 +431,13 @@ impl Raw {
             // -1 is how some clients say all.
             top_k: range("top_k", self.top_k.filter(|k| *k != -1), 0, u32::MAX, 0)?,
             min_p: within("min_p", self.min_p, 0.0, 1.0, 0.0)?,
-            repetition_penalty,
+            repetition_penalty: within(
+                "repetition_penalty",
+                self.repetition_penalty,
+                LEAST_REPETITION_PENALTY,
+                2.0,
+                1.0,
+            )?,
             frequency_penalty: within("frequency_penalty", self.frequency_penalty, -2.0, 2.0, 0.0)?,
             presence_penalty: within("presence_penalty", self.presence_penalty, -2.0, 2.0, 0.0)?,
             logit_bias,
@@ -463,6 +467,13 @@ impl RawMessage {
             None => return Err(invalid(Some("messages"), format!("messages[{i}].content is missing"))),
         };
         let Self { name, reasoning_content, tool_call_id, tool_calls, .. } = self;
+        if let Some(calls) = tool_calls.as_ref().filter(|calls| !calls.is_null()) {
+            let is_call = |call: &Value| call["function"]["name"].is_string();
+            if !calls.as_array().is_some_and(|calls| calls.iter().all(is_call)) {
+                let message = format!("messages[{i}].tool_calls must be a list of calls, each with a function's name");
+                return Err(invalid(Some("messages"), message));
+            }
+        }
         Ok(Message { role, content, name, reasoning_content, tool_call_id, tool_calls })
     }
 }

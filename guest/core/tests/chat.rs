@@ -69,6 +69,7 @@ fn a_bad_field_is_named() {
         (r#","top_k":-2"#, "top_k"),
         (r#","min_p":1.5"#, "min_p"),
         (r#","repetition_penalty":0"#, "repetition_penalty"),
+        (r#","repetition_penalty":1e-40"#, "repetition_penalty"),
         (r#","frequency_penalty":3"#, "frequency_penalty"),
         (r#","presence_penalty":-3"#, "presence_penalty"),
         (r#","logprobs":true,"top_logprobs":21"#, "top_logprobs"),

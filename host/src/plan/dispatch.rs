@@ -43,6 +43,8 @@ pub struct Ask {
     pub request: Bytes,
     pub session: String,
     pub tenant: String,
+    /// Of the tenant's users, the one of the credential.
+    pub user: String,
     pub seed: Option<u64>,
     pub request_id: String,
 }
@@ -205,6 +207,7 @@ impl Dispatch {
                     request: ask.request,
                     session: ask.session,
                     tenant: ask.tenant,
+                    user: ask.user,
                     deadline_ms: (left.as_millis() as u64).max(1),
                     seed: from.seed.filter(|_| way == Way::Tokens).or(ask.seed),
                     resume_from: if way == Way::Text { vec![text] } else { tokens },

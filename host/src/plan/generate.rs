@@ -220,6 +220,7 @@ impl Job {
         // A name the client may use is not always the one the nodes know.
         let model = fleet.model(&self.model).map_or_else(|| self.model.clone(), |model| model.name);
         let Plan { request, session, seed, candidates, principal, .. } = Arc::unwrap_or_clone(self.plan);
+        let (tenant, user) = principal.map(|who| (who.tenant, who.user)).unwrap_or_default();
         let mut dispatch = Dispatch {
             nodes: self.executor.nodes.clone(),
             metrics: shared.metrics.clone(),
@@ -228,7 +229,8 @@ impl Job {
                 model,
                 request: request.into(),
                 session,
-                tenant: principal.map(|principal| principal.tenant).unwrap_or_default(),
+                tenant,
+                user,
                 seed,
                 request_id: self.request_id,
             },

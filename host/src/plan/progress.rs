@@ -286,6 +286,7 @@ mod tests {
             request: ChatRequest::from_client(body).unwrap().to_bytes().into(),
             session: String::new(),
             tenant: String::new(),
+            user: String::new(),
             seed: None,
             request_id: String::new(),
         })
