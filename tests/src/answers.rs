@@ -94,7 +94,7 @@ impl Answer {
 
 /// The regular expression of one text.
 fn literally(text: &str) -> String {
-    let sign = |c: char| if c.is_ascii_punctuation() { format!("\\{c}") } else { c.to_string() };
+    let sign = |c: char| if r".*+?|(){}[]^$\-".contains(c) { format!("\\{c}") } else { c.to_string() };
     text.chars().map(sign).collect()
 }
 

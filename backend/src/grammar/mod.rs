@@ -190,10 +190,12 @@ fn kind(message: &str) -> String {
     short(message)
 }
 
-/// The first line of a message and, where it has more, the cause that is named in one of them; and not too much of them.
+/// The first line of a message and, where it has more, the cause that is named in one of them; not too much of either.
 fn short(message: &str) -> String {
+    let begin = |text: &str, most: usize| text.chars().take(most).collect::<String>();
     let first = message.lines().next().unwrap_or_default().trim_end_matches(':');
-    let cause = message.lines().find_map(|line| line.trim().strip_prefix("error: "));
-    let both = cause.map_or(first.to_owned(), |cause| format!("{first}: {cause}"));
-    both.chars().take(300).collect()
+    match message.lines().find_map(|line| line.trim().strip_prefix("error: ")) {
+        Some(cause) => format!("{}: {}", begin(first, 200), begin(cause, 100)),
+        None => begin(first, 300),
+    }
 }
