@@ -248,6 +248,18 @@ impl Store for Embedded {
         })
     }
 
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool> {
+        let (id, before) = (id.to_string(), before.to_vec());
+        self.run(move |connection| {
+            let transaction = connection.transaction()?;
+            touch(&transaction, table)?;
+            let write = "UPDATE entries SET value = ?4, until_ms = NULL WHERE kind = ?1 AND id = ?2 AND value = ?3";
+            let swapped = transaction.execute(write, params![table.name(), id, before, value])?;
+            transaction.commit()?;
+            Ok(swapped == 1)
+        })
+    }
+
     fn take(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>> {
         let id = id.to_string();
         self.run(move |connection| {

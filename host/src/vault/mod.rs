@@ -125,6 +125,8 @@ pub trait Store: Send + Sync {
     fn put(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, ()>;
     /// Writes an entry if there is none; whether there was none.
     fn put_new(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, bool>;
+    /// Writes an entry that never expires where `before` stands; whether it stood there.
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool>;
     /// Removes an entry and gives it to one caller only.
     fn take(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>>;
     fn admit(&self, admission: Admission) -> Answer<'_, Result<Vec<Grant>, Refusal>>;

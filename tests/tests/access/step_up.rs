@@ -3,10 +3,11 @@
 use littoral_core::step_up::totp;
 use littoral_tests::{
     client::{Answer, Client},
-    edge::Edge,
+    edge::{Edge, Setup},
     eventually,
     instant_node::{InstantNode, Script},
     process,
+    redis_server::Redis,
 };
 use serde_json::json;
 
@@ -21,8 +22,12 @@ struct Scene {
 
 impl Scene {
     async fn start(when: &str) -> Self {
+        Self::with(when, |setup| setup).await
+    }
+
+    async fn with(when: &str, more: impl FnOnce(Setup) -> Setup) -> Self {
         let node = InstantNode::start("n", Script::default());
-        let setup = Edge::to(&[node.address()]);
+        let setup = more(Edge::to(&[node.address()]));
         let secret = setup.dir().join("secret");
         let edge = setup
             .with("edge", "trusted_proxies = ['127.0.0.0/8']")
@@ -128,4 +133,23 @@ async fn recovery_codes_count_once_and_guesses_are_few() {
     assert!(throttled.header("retry-after").parse::<u64>().is_ok_and(|s| (1..=60).contains(&s)));
     // Right or wrong, no further try counts for now.
     prove(json!({"recovery_code": recovery[4]})).await.error(429).await;
+}
+
+#[tokio::test]
+async fn recovery_codes_given_at_once_are_used_up_in_a_shared_store() {
+    let redis = Redis::start();
+    let scene =
+        Scene::with("always", |setup| setup.with("store", &format!("url = '{}'\ntimeout_ms = 5000", redis.url())))
+            .await;
+    let (_, recovery) = scene.enrol();
+    let at_home = scene.from("198.51.100.7", &scene.key);
+    let prove = async |code: &str| {
+        let body = json!({ "recovery_code": code }).to_string();
+        at_home.post("/v1/auth/step-up", body).await.status
+    };
+    assert_eq!(tokio::join!(prove(&recovery[0]), prove(&recovery[1])), (200, 200));
+    // What the marks of used codes would hide is looked at without them.
+    redis.command(&[b"EVAL", b"for _, k in ipairs(redis.call('KEYS', '*once*')) do redis.call('DEL', k) end", b"0"]);
+    assert_eq!((prove(&recovery[0]).await, prove(&recovery[1]).await), (401, 401));
+    assert_eq!(prove(&recovery[2]).await, 200);
 }
