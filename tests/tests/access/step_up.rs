@@ -153,3 +153,25 @@ async fn recovery_codes_given_at_once_are_used_up_in_a_shared_store() {
     assert_eq!((prove(&recovery[0]).await, prove(&recovery[1]).await), (401, 401));
     assert_eq!(prove(&recovery[2]).await, 200);
 }
+
+#[tokio::test]
+async fn a_factor_is_sealed_with_the_secret_that_the_configuration_names() {
+    let scene = Scene::start("always").await;
+    let home = littoral_tests::artefact::scratch("home");
+    let enrol = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(littoral_tests::artefact::binary("littoral"));
+        command.args(["user", "enrol", "--tenant", "acme", "--user", "ada"]).args(arguments).current_dir(&home);
+        process::run("enrol", command, SOON)
+    };
+    let config = scene.edge.config().display().to_string();
+    let ended = enrol(&["--config", &config]);
+    assert!(ended.status.success(), "{}", ended.said);
+    let code = ended.said.lines().find_map(|line| line.strip_prefix("  ")).expect("recovery codes are shown");
+    let body = json!({ "recovery_code": code }).to_string();
+    scene.from("198.51.100.7", &scene.key).post("/v1/auth/step-up", body).await.ok().await;
+    // Without it nothing is made up.
+    let ended = enrol(&["--store", &scene.edge.store]);
+    assert!(!ended.status.success());
+    ended.names(&["littoral.secret", "--config", "token.secret_file"]);
+    assert!(!home.join("littoral.secret").exists());
+}
