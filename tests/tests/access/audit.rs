@@ -185,6 +185,58 @@ async fn any_change_is_found() {
     assert!(audit(&["verify"], &dir).said.contains("head"), "a missing head shows");
 }
 
+/// What an edge makes of a log that somebody was at, and what is found in it afterwards.
+#[tokio::test]
+async fn a_cut_before_a_start_is_not_mended_by_it() {
+    let node = InstantNode::start("n", Script::default());
+    let (setup, dir) = setup(&node, "strict = true");
+    let head = dir.join("head");
+    let ask_once = async |command: Command| {
+        let process = Process::start("edge", command);
+        let key = fs::read_to_string(setup.dir().join("key")).unwrap();
+        let client = Client::new(process.address("http")).with_key(&key);
+        client.get("/v1/models").await.ok().await;
+        process.terminate();
+        process.wait(SOON);
+    };
+    let serve = || {
+        let (command, keys) = setup.command();
+        fs::write(setup.dir().join("key"), keys.acme).unwrap();
+        command
+    };
+    for _ in 0..5 {
+        ask_once(serve()).await;
+    }
+    assert!(whole(&dir).contains("5 lines"), "{}", whole(&dir));
+    let (file, kept_head) = (files(&dir).remove(0), fs::read(&head).unwrap());
+    let good = fs::read_to_string(&file).unwrap();
+    let two: String = good.lines().take(2).map(|line| format!("{line}\n")).collect();
+    // Without its head nobody goes on with it, whole or cut, and nobody begins anew where it was.
+    for text in [Some(&good), Some(&two), None] {
+        match text {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        let _ = fs::remove_file(&head);
+        Process::refused("edge", serve()).names(&["audit.dir", "littoral audit begin"]);
+        assert!(!audit(&["verify"], &dir).status.success());
+    }
+    // With its head the gap is told at the start, and found for ever.
+    fs::write(&head, kept_head).unwrap();
+    fs::write(&file, &two).unwrap();
+    for _ in 0..2 {
+        ask_once(serve()).await;
+        let ended = audit(&["verify"], &dir);
+        assert!(!ended.status.success() && ended.said.contains("line 3 is expected"), "{}", ended.said);
+    }
+    for file in files(&dir) {
+        fs::remove_file(file).unwrap();
+    }
+    ask_once(serve()).await;
+    let ended = audit(&["verify"], &dir);
+    assert!(!ended.status.success() && ended.said.contains("was cut"), "{}", ended.said);
+}
+
 /// An edge whose audit folder is a file system of 64 KiB that nobody else sees.
 fn cramped(node: &InstantNode, more: &str) -> (Process, Client) {
     let (setup, dir) = setup(node, more);
@@ -265,5 +317,11 @@ async fn a_search_finds_the_lines_that_fit_and_no_others() {
     ] {
         assert_eq!(found(conditions), expected, "{conditions:?}");
     }
+    for (conditions, word) in [(&["--since", "yesterday"], "yesterday"), (&["--outcome", "bogus"], "interrupted")] {
+        let ended = audit(&[&["search"], &conditions[..]].concat(), &dir);
+        assert!(!ended.status.success() && ended.said.contains(word), "{}", ended.said);
+    }
+    let ended = audit(&["search"], &dir.join("nowhere"));
+    assert!(!ended.status.success() && ended.said.contains("nowhere"), "{}", ended.said);
     whole(&dir);
 }
