@@ -89,6 +89,8 @@ impl Admin {
         let mut cookie = None;
         let (status, document) = if !self.is_called_by_name(&parts) {
             refused(StatusCode::MISDIRECTED_REQUEST, "this listener has another name")
+        } else if self.audit.as_ref().is_some_and(|audit| audit.is_closed()) {
+            refused(StatusCode::SERVICE_UNAVAILABLE, "the audit log cannot be written to, so nothing is done")
         } else if let Some(body) = body.await {
             self.decide(&parts, &body, &mut cookie).await
         } else {

@@ -103,6 +103,11 @@ impl Audit {
         self.deny_when_full && self.full.load(Relaxed) && !self.try_again()
     }
 
+    /// Whether a request of which nothing could be recorded is to be refused.
+    pub fn denies(&self) -> bool {
+        self.deny_when_full
+    }
+
     /// Whether the last line could not be written.
     pub fn is_full(&self) -> bool {
         self.full.load(Relaxed)

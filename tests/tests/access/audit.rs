@@ -238,26 +238,30 @@ async fn a_cut_before_a_start_is_not_mended_by_it() {
 }
 
 /// An edge whose audit folder is a file system of 64 KiB that nobody else sees.
-fn cramped(node: &InstantNode, more: &str) -> (Process, Client) {
+fn cramped(node: &InstantNode, more: &str) -> (Process, Client, PathBuf) {
     let (setup, dir) = setup(node, more);
     fs::create_dir_all(&dir).unwrap();
-    let key = format!("key = '{}'", setup.dir().join("audit.key").display());
-    let (serve, keys) = setup.with("audit", &key).command();
+    let (key, copy) = (setup.dir().join("audit.key"), setup.dir().join("copy"));
+    let key = format!("key = '{}'\ncopy_to = '{}'", key.display(), copy.display());
+    let setup = setup.with("audit", &key);
+    let (serve, keys) = setup.command();
     let mut command = Command::new("unshare");
     let mount = "mount -t tmpfs -o size=64k tmpfs \"$0\" && exec \"$@\"";
     command.args(["-rm", "sh", "-c", mount]).arg(dir).arg(serve.get_program()).args(serve.get_args());
     let process = Process::start("edge", command);
+    setup.wait_for_nodes(&process);
     let client = Client::new(process.address("http")).with_key(&keys.acme);
-    (process, client)
+    (process, client, copy)
 }
 
 #[tokio::test]
 async fn a_full_disk_closes_the_door_or_is_told() {
     let node = InstantNode::start("n", Script::default());
-    let (closed, client) = cramped(&node, "on_full = 'deny'");
+    let (closed, client, copy) = cramped(&node, "on_full = 'deny'");
+    client.get("/healthz").await.ok().await;
     let mut answered = 0;
     let refused = loop {
-        let answer = client.get("/v1/models").await;
+        let answer = named(&client, &format!("answered-{answered}")).get("/v1/models").await;
         if answer.status != 200 {
             break answer;
         }
@@ -271,10 +275,21 @@ async fn a_full_disk_closes_the_door_or_is_told() {
     assert_eq!(metrics.get("littoral_audit_full"), 1.0);
     let said = async || closed.log().contains("the audit log cannot be written to");
     eventually("the log to say so", SOON, said).await;
-    let (told, client) = cramped(&node, "on_full = 'continue'");
+    // Every request that was answered has its line, the last one too; and nobody is sent here any more.
+    let copied = || files(&copy).iter().map(|path| fs::read_to_string(path).unwrap()).collect::<String>();
+    let recorded = async || {
+        let text = copied();
+        (0..answered).all(|i| text.contains(&format!("\"request_id\":\"answered-{i}\"")))
+    };
+    eventually("the lines in the second folder", SOON, recorded).await;
+    let health = client.get("/healthz").await;
+    assert_eq!(health.status, 503);
+    assert_eq!(health.json().await["audit_full"], true);
+    let (told, client, _) = cramped(&node, "on_full = 'continue'");
     for _ in 0..400 {
         client.get("/v1/models").await.ok().await;
     }
+    client.get("/healthz").await.ok().await;
     let metrics = littoral_tests::metrics::Metrics::of(told.address("metrics")).await;
     assert!(metrics.get("littoral_audit_lost_total") > 50.0);
     tokio::time::sleep(Duration::from_millis(1)).await;
