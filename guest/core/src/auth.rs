@@ -15,7 +15,7 @@ use crate::{
     oauth,
     route::Endpoint,
     step_up::{self, When},
-    token::{self, Claims, Token, TokenError},
+    token::{self, Claims, Origin, Token, TokenError},
 };
 
 const MISSING: &str = "Authentication Fails (no API key: send 'Authorization: Bearer lk_...')";
@@ -73,6 +73,9 @@ fn bearer_of(mut call: Call, known: &dyn Knowledge, text: &str) -> Step {
     let (amr, acr, jti) = (claims.amr.join(" "), claims.acr.clone(), claims.jti.clone());
     let said = [("jti", jti), ("acr", acr), ("amr", amr)].into_iter();
     call.draft.audit.extend(said.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value)));
+    if Endpoint::of(&call.head.path) == Some(Endpoint::StepUp) {
+        leave(&mut call.draft, extra_name::ORIGIN, &Origin::of_next(&claims));
+    }
     authorise(call, known, record, Some(&claims)).map_break(|outcome| denial::of(&principal, outcome))
 }
 

@@ -6,6 +6,7 @@ use littoral_tests::{
     edge::{Edge, Setup},
     eventually,
     instant_node::{InstantNode, Script},
+    issuer::{ISSUER, Pair, claims},
     process,
     redis_server::Redis,
 };
@@ -174,4 +175,48 @@ async fn a_factor_is_sealed_with_the_secret_that_the_configuration_names() {
     assert!(!ended.status.success());
     ended.names(&["littoral.secret", "--config", "token.secret_file"]);
     assert!(!home.join("littoral.secret").exists());
+}
+
+#[tokio::test]
+async fn a_token_for_a_second_factor_ends_with_the_one_it_was_given_for() {
+    let pair = Pair::es();
+    let scene = Scene::with("always", |setup| {
+        let file = setup.dir().join("jwks.json");
+        std::fs::write(&file, json!({"keys": [pair.jwk("k1")]}).to_string()).unwrap();
+        let issuer = format!("{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '{}' }}", file.display());
+        setup.with("auth", &format!("issuer = [{issuer}]"))
+    })
+    .await;
+    let (_, recovery) = scene.enrol();
+    let token = |subject: &str, jti: &str| {
+        let mut claims = claims();
+        for (claim, value) in [("sub", subject), ("jti", jti), ("tenant", "acme")] {
+            claims[claim] = json!(value);
+        }
+        pair.token("k1", &claims)
+    };
+    let step_up = async |token: &str, code: &str| {
+        let body = json!({ "recovery_code": code }).to_string();
+        let issued = scene.from("198.51.100.7", token).post("/v1/auth/step-up", body).await.ok().await;
+        issued["access_token"].as_str().unwrap().to_string()
+    };
+    let status = async |token: &str| scene.from("198.51.100.7", token).get("/v1/models").await.status;
+    let first = step_up(&token("ada", "j1"), &recovery[0]).await;
+    // A second one, given for the first, has the same end.
+    let again = step_up(&first, &recovery[1]).await;
+    let other = step_up(&token("ada", "j2"), &recovery[2]).await;
+    for token in [&first, &again, &other] {
+        assert_eq!(status(token).await, 200);
+    }
+    let revoke = |arguments: &[&str]| {
+        let ended = scene.edge.run(&[&["token", "revoke", "--issuer", ISSUER], arguments].concat());
+        assert!(ended.status.success(), "{}", ended.said);
+    };
+    revoke(&["--jti", "j1"]);
+    for token in [&first, &again] {
+        eventually("the end of the token", SOON, async || status(token).await == 401).await;
+    }
+    assert_eq!(status(&other).await, 200);
+    revoke(&["--tenant", "acme", "--subject", "ada"]);
+    eventually("the end of the subject", SOON, async || status(&other).await == 401).await;
 }

@@ -152,17 +152,30 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     let body = access.split('.').nth(1).unwrap();
     let read: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
     let fresh = client.post("/oauth/token", "grant_type=client_credentials").await.ok().await;
+    let refresh = fresh["refresh_token"].clone();
     let fresh = fresh["access_token"].as_str().unwrap().to_string();
+    // Another tenant's user of the same name.
+    let theirs = edge.key(&["create", "--tenant", "globex", "--user", "ada"]);
+    for edge in [&edge, &other] {
+        eventually("the key", SOON, async || models(edge, &theirs).await.status == 200).await;
+    }
+    let theirs = token(&edge, &format!("grant_type=client_credentials&client_secret={theirs}")).await.ok().await;
+    let theirs = theirs["access_token"].as_str().unwrap();
     revoke(&["--jti", read["jti"].as_str().unwrap()]);
     let began = std::time::Instant::now();
     eventually("the end of the token", SOON, async || models(&other, access).await.status == 401).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     models(&other, &fresh).await.ok().await;
-    revoke(&["--subject", "ada"]);
+    revoke(&["--tenant", "acme", "--subject", "ada"]);
     eventually("the end of the subject", SOON, async || models(&other, &fresh).await.status == 401).await;
+    models(&other, theirs).await.ok().await;
+    // What would bring it back is over with it.
+    let refreshed = token(&edge, &form(&refresh)).await;
+    assert_eq!(refreshed.json().await["error"], "invalid_grant");
     // And what a key was given ends with the key.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let last = client.post("/oauth/token", "grant_type=client_credentials").await.ok().await;
+    let last = token(&edge, &form(&last["refresh_token"])).await.ok().await;
     let last = last["access_token"].as_str().unwrap();
     models(&other, last).await.ok().await;
     edge.key(&["revoke", id]);
@@ -195,4 +208,20 @@ async fn a_token_of_the_command_line_is_as_good_as_one_of_the_edge() {
     eventually("the end of the token", SOON, async || models(&edge, &token).await.status == 401).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     models(&edge, &mint(&[])).await.ok().await;
+}
+
+#[tokio::test]
+async fn what_revokes_nothing_or_too_much_is_refused() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).start();
+    for (arguments, words) in [
+        (&[][..], &["--jti", "--subject"][..]),
+        (&["--jti", ""], &["--jti"]),
+        (&["--subject", "ada"], &["--tenant"]),
+        (&["--tenant", "acme"], &["--subject"]),
+    ] {
+        let ended = edge.run(&[&["token", "revoke", "--issuer", "i"], arguments].concat());
+        assert!(!ended.status.success(), "{arguments:?}: {}", ended.said);
+        ended.names(words);
+    }
 }
