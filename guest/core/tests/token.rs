@@ -364,3 +364,30 @@ fn a_fresh_second_factor_is_enough_and_an_old_one_is_not() {
         assert_eq!(denied, (!enough).then(|| "insufficient_user_authentication".into()), "{acr} {auth_time:?}");
     }
 }
+
+#[test]
+fn a_fresh_second_factor_makes_no_place_known() {
+    use littoral_core::{
+        limits::TenantPolicy,
+        step_up::{
+            ACR, StepUp, When,
+            place::{Place, Seen, network},
+            user_key,
+        },
+    };
+    let mut host = Host::new();
+    let place = |address: &str| Place { network: Some(network(address.parse().unwrap())), ..Place::default() };
+    let policy = |when| TenantPolicy { step_up: StepUp { when, max_age_s: 60 }, ..TenantPolicy::default() };
+    host.put(fact_kind::PLACE, "198.51.100.7", &place("198.51.100.7"));
+    let proven = with(with(claims(), "acr", json!(ACR)), "auth_time", json!(NOW_S));
+    for when in [When::UnusualPlaces, When::Always] {
+        host.put(fact_kind::TENANT, "acme", &policy(when));
+        for (seen, noted) in [(None, 1), (Some("203.0.113.1"), 0), (Some("198.51.100.7"), 0)] {
+            let mut known = Seen::default();
+            seen.into_iter().for_each(|address| known.note(place(address), NOW_S * 1000));
+            host.put(fact_kind::SEEN, &user_key("acme", "ada"), &known);
+            let plan = host.ask(&token(header(), proven.clone())).unwrap();
+            assert_eq!(plan.effects.len(), noted, "{when:?} {seen:?}");
+        }
+    }
+}
