@@ -160,6 +160,23 @@ async fn a_rate_is_told_and_kept() {
 }
 
 #[tokio::test]
+async fn what_never_fits_is_not_tried_again_and_the_tightest_limit_is_told() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).with("tenant.acme.limits", "requests_per_minute = 6000").start();
+    let client = edge.client_with(&["--requests-per-minute", "60", "--tokens-per-minute", "500"]).await;
+    let answer = client.get("/v1/models").await;
+    assert_eq!(answer.header("x-ratelimit-limit-requests"), "60");
+    let long = json!([{"role": "user", "content": "long ".repeat(200)}]);
+    let refused = client.chat(&ask(json!({"messages": long, "max_tokens": 5}))).await;
+    assert_eq!(refused.header("retry-after"), "");
+    let error = refused.error(400).await;
+    assert!(
+        error["message"].as_str().unwrap().contains("the 500 tokens a minute that this API key may use"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn slots_are_given_back_when_clients_leave() {
     let gate = Gate::default();
     let node = InstantNode::start("n", Script { gate: Some((2, gate.clone())), ..Script::default() });
