@@ -213,6 +213,7 @@ async fn a_lost_store_leaves_each_edge_its_share() {
     let heard = redis.monitor();
     let client = one.client_with(&["--budget", "100/total"]).await;
     let strictly = client.at(strict.http);
+    let never_used = one.client_with(&["--budget", "100/total"]).await;
     client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
     eventually("the key", SOON, async || strictly.get("/v1/models").await.status == 200).await;
     // Both edges have said again that they are there, and heard of each other.
@@ -240,9 +241,15 @@ async fn a_lost_store_leaves_each_edge_its_share() {
     }
     assert_eq!(answered, 9);
     strictly.chat(&ask(json!({"max_tokens": 5}))).await.error(503).await;
+    // Of a budget that was never heard of nobody can say that it is used up.
+    let unknown = never_used.chat(&ask(json!({"max_tokens": 5}))).await;
+    assert_eq!(unknown.header("retry-after"), "1");
+    unknown.error(503).await;
     assert_eq!(one.metrics().await.get("littoral_store_lost"), 1.0);
     // Back again, the store is told what was spent meanwhile.
     redis.start_again();
+    // Nobody has to ask for it to be seen.
+    eventually("the store", SOON, async || one.metrics().await.get("littoral_store_lost") == 0.0).await;
     eventually("the store", SOON, async || client.chat(&ask(json!({"max_tokens": 1}))).await.status == 200).await;
     let left = Arc::new(std::sync::atomic::AtomicU64::new(0));
     eventually("the end of the budget", SOON, async || {
