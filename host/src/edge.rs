@@ -293,7 +293,7 @@ impl Background {
 impl Stored {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let store = vault::open(&config.store)?;
-        store.attend();
+        store.attend()?;
         let mirror = Arc::new(runtime()?.block_on(Mirror::load(&*store))?);
         Ok(Self { store, mirror })
     }

@@ -132,8 +132,9 @@ pub trait Store: Send + Sync {
     fn admit(&self, admission: Admission) -> Answer<'_, Result<Vec<Grant>, Refusal>>;
     /// Settles in the background; tries again while the store cannot be reached.
     fn settle(&self, settlement: Settlement);
-    /// Says from now on that an edge uses it, and keeps that edge's slots.
-    fn attend(&self) {}
+    /// Says from now on that an edge uses it, and keeps that edge's slots. Fails where another edge uses it and it is for
+    /// one alone.
+    fn attend(&self) -> anyhow::Result<()>;
     /// Whether other edges may use it.
     fn is_shared(&self) -> bool {
         false

@@ -413,9 +413,10 @@ impl Store for Redis {
         });
     }
 
-    fn attend(&self) {
+    fn attend(&self) -> anyhow::Result<()> {
         let shared = self.shared.clone();
         self.own.handle.spawn(async move { shared.renew_for_ever().await });
+        Ok(())
     }
 
     fn is_shared(&self) -> bool {

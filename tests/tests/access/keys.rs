@@ -10,6 +10,7 @@ use littoral_tests::{
     edge::Edge,
     eventually,
     instant_node::{InstantNode, MODEL, Script},
+    process::Process,
     redis_server::Redis,
 };
 
@@ -162,6 +163,18 @@ async fn a_rotated_key_keeps_its_limits_and_its_old_secret_ends_with_the_grace()
     at(&third).chat(&ask(json!({"max_tokens": 5}))).await.error(402).await;
     let other = json!({"model": "other", "messages": [{"role": "user", "content": "hi"}]});
     assert_eq!(at(&third).chat(&other).await.error(403).await["code"], "model_not_allowed");
+}
+
+#[tokio::test]
+async fn a_file_is_for_one_edge() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).start();
+    let second = || Edge::to(&[node.address()]).with("store", &format!("url = '{}'", edge.store));
+    Process::refused("edge", second().command().0).names(&["store.url", &edge.store, "another edge", "Redis"]);
+    // Commands go on, and so does the next edge.
+    edge.key(&["create", "--tenant", "acme", "--user", "ada"]);
+    edge.process.kill();
+    second().start();
 }
 
 #[tokio::test]
