@@ -19,6 +19,7 @@ use crate::{
 };
 
 const MISSING: &str = "Authentication Fails (no API key: send 'Authorization: Bearer lk_...')";
+const NO_TEXT: &str = "Authentication Fails (the header 'Authorization' is not text in UTF-8)";
 const REFUSED: &str = "Authentication Fails (the API key is invalid)";
 const EXPIRED: &str = "Authentication Fails (the API key has expired)";
 
@@ -28,7 +29,9 @@ pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
         return oauth::admit(call, known);
     }
     let Some(token) = call.head.header("authorization").and_then(bearer) else {
-        return Break(unauthorized(MISSING).into());
+        let sent = call.head.headers.iter().find(|(name, _)| name == "authorization");
+        let is_text = sent.is_none_or(|(_, value)| std::str::from_utf8(value).is_ok());
+        return Break(unauthorized(if is_text { MISSING } else { NO_TEXT }).into());
     };
     if Token::looks_like(token) {
         let token = token.to_string();

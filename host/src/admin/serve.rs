@@ -125,10 +125,13 @@ impl Admin {
             Err(Refused::CrossSite) => return refused(StatusCode::FORBIDDEN, "x-csrf-token is missing or wrong"),
         }
         match (&parts.method, path.as_slice()) {
-            (&Method::GET, ["admin", "keys"]) => of(
-                keys::list(&*self.store).await,
-                |records| json!({ "keys": records.into_iter().map(Listed::from).collect::<Vec<_>>() }),
-            ),
+            (&Method::GET, ["admin", "keys"]) => of(keys::list(&*self.store).await, |(records, damaged)| {
+                let mut list = json!({ "keys": records.into_iter().map(Listed::from).collect::<Vec<_>>() });
+                if !damaged.is_empty() {
+                    list["damaged"] = damaged.into();
+                }
+                list
+            }),
             (&Method::POST, ["admin", "keys"]) => match serde_json::from_slice::<NewKey>(body) {
                 Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
                 Ok(new) => {

@@ -48,9 +48,7 @@ impl Token {
                 at.with(async |store| {
                     let mint = Mint::load(&config.token, store).await?;
                     let mint = mint.context("token.issuer is not set; --config names the file that sets it")?;
-                    let records = keys::list(store).await?;
-                    let record = records.into_iter().find(|record| record.id == key_id);
-                    let record = record.ok_or(keys::KeyError::Unknown(key_id))?;
+                    let record = keys::record(store, &key_id).await?;
                     let (tenant, user, client_id) = (record.tenant, record.user, record.id);
                     let subject = Subject { tenant, user, client_id, ..Subject::default() };
                     println!("{}", mint.access(&subject, lifetime.map(|ms| ms / 1000))?.access_token);

@@ -185,6 +185,8 @@ async fn commands_say_what_they_cannot_do() {
         (&["key", "revoke", "000000000000"][..], &["000000000000", "littoral key list"][..]),
         (&["key", "rotate", "000000000000"], &["there is no key"]),
         (&["key", "create", "--tenant", "", "--user", "a"], &["tenant"]),
+        (&["key", "create", "--tenant", "a", "--user", "a", "--model", ""], &["models"]),
+        (&["key", "create", "--tenant", "a", "--user", "a", "--requests-per-minute", "0"], &["requests_per_minute"]),
         (&["token", "create", "000000000000"], &["token.issuer"]),
         (&["token", "revoke", "--jti", "j"], &["--issuer"]),
     ] {
