@@ -45,6 +45,10 @@ impl Token {
         match self {
             Self::Create { key_id, lifetime, at } => {
                 let config = at.read()?;
+                let most_s = config.token.rules().map_or(u64::MAX, |rules| rules.max_lifetime_s);
+                if lifetime.is_some_and(|ms| ms < 1000 || ms / 1000 > most_s) {
+                    bail!("--lifetime must be at least 1s and at most {most_s}s, which is what the edges take");
+                }
                 at.with(async |store| {
                     let mint = Mint::load(&config.token, store).await?;
                     let mint = mint.context("token.issuer is not set; --config names the file that sets it")?;

@@ -225,3 +225,20 @@ async fn what_revokes_nothing_or_too_much_is_refused() {
         ended.names(words);
     }
 }
+
+#[tokio::test]
+async fn a_token_that_no_edge_would_take_is_not_minted() {
+    let node = InstantNode::start("n", Script::default());
+    let setup = Edge::to(&[node.address()]);
+    let secret = format!("issuer = 'https://edge.example'\nsecret_file = '{}'", setup.dir().join("secret").display());
+    let edge = setup.with("token", &secret).start();
+    let key = edge.key(&["create", "--tenant", "acme", "--user", "ada"]);
+    let mint = |lifetime| edge.run(&["token", "create", key.split('_').nth(1).unwrap(), "--lifetime", lifetime]);
+    for bad in ["0s", "1d", "901s"] {
+        let ended = mint(bad);
+        assert!(!ended.status.success(), "{bad}: {}", ended.said);
+        ended.names(&["--lifetime", "900s"]);
+    }
+    let token = mint("15m").said.trim().to_string();
+    eventually("the key", SOON, async || models(&edge, &token).await.status == 200).await;
+}
