@@ -162,7 +162,7 @@ impl Executor {
                 Box::pin(self.retrieve(headers, plan, arrival, entry)).await
             }
             ReplyBody::Service(name, args) if name == operation::OAUTH_TOKEN => {
-                Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args)).await
+                Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args, entry)).await
             }
             ReplyBody::Service(name, args) if name == operation::STEP_UP => {
                 Box::pin(self.step_up(Arc::unwrap_or_clone(plan), &args, &arrival.peer)).await

@@ -242,3 +242,21 @@ async fn a_token_that_no_edge_would_take_is_not_minted() {
     let token = mint("15m").said.trim().to_string();
     eventually("the key", SOON, async || models(&edge, &token).await.status == 200).await;
 }
+
+#[tokio::test]
+async fn a_refused_client_is_recorded_with_the_reason() {
+    let node = InstantNode::start("n", Script::default());
+    let setup = Edge::to(&[node.address()]);
+    let dir = setup.dir().join("audit");
+    let edge = setup.with("audit", &format!("dir = '{}'\nstrict = true", dir.display())).start();
+    let refused = token(&edge, "grant_type=client_credentials&client_secret=lk_wrong").await;
+    assert_eq!(refused.status, 401);
+    let path =
+        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).find(|p| p.extension().is_some()).unwrap();
+    let text = fs::read_to_string(path).unwrap();
+    let line: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(line["outcome"]["error"], "invalid_client", "{line}");
+    assert!(line["auth"]["policy"].to_string().contains("its secret is wrong"), "{line}");
+    let logged = async || edge.process.logged("error", "invalid_client").is_some();
+    eventually("the access log", SOON, logged).await;
+}
