@@ -12,6 +12,7 @@ use littoral_tests::{
     eventually,
     instant_node::{InstantNode, Script},
     issuer::{ISSUER, Pair, Served, claims, now},
+    process::Process,
     redis_server::Redis,
 };
 use serde_json::{Value, json};
@@ -60,6 +61,13 @@ async fn tokens_of_an_issuer_open_the_door_and_rotate_with_its_keys() {
     // A damaged set changes nothing.
     fs::write(&file, "{\"keys\": 7").unwrap();
     eventually("the complaint", SOON, async || edge.process.log().contains("keys known before stay")).await;
+    models(&edge, &token).await.ok().await;
+    // Nor does one that is gone, of which is spoken once, however often it is looked for.
+    fs::remove_file(&file).unwrap();
+    let warned = || edge.process.log().matches("keys known before stay").count();
+    eventually("the second complaint", SOON, async || warned() == 2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(warned(), 2);
     models(&edge, &token).await.ok().await;
 }
 
@@ -224,6 +232,16 @@ async fn what_revokes_nothing_or_too_much_is_refused() {
         assert!(!ended.status.success(), "{arguments:?}: {}", ended.said);
         ended.names(words);
     }
+}
+
+#[tokio::test]
+async fn what_the_configuration_names_and_is_not_there_is_named_by_its_key() {
+    let node = InstantNode::start("n", Script::default());
+    let issuer = format!("issuer = [{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '/nowhere/jwks.json' }}]");
+    let edge = Edge::to(&[node.address()]).with("auth", &issuer);
+    Process::refused("edge", edge.command().0).names(&["auth.issuer[0].jwks", "/nowhere/jwks.json"]);
+    let edge = Edge::to(&[node.address()]).with("audit", "dir = '/proc/nowhere/audit'");
+    Process::refused("edge", edge.command().0).names(&["audit.dir", "/proc/nowhere/audit"]);
 }
 
 #[tokio::test]
