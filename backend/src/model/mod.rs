@@ -316,8 +316,8 @@ impl Model {
             transformer.take_form(options.form);
             Ok((transformer, KvCache::new(&config, kv_blocks, kv, &device)))
         }));
-        let (transformer, cache) =
-            parts.unwrap_or_else(|panic| Err(Problem::Device(format!("{label}: {}", panic_message(panic.as_ref())))))?;
+        let (transformer, cache) = parts
+            .unwrap_or_else(|panic| Err(Problem::Device(format!("{label}: {}", panic_message(panic.as_ref())))))?;
         let info = ModelInfo {
             name: checkpoint.name(),
             architecture: config.architecture.clone(),
