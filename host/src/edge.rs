@@ -278,7 +278,7 @@ impl Background {
                 () = fleet.watch() => {}
                 () = telemetry::serve(scraped, render) => {}
                 () = reread(&self.keys) => {}
-                () = self.stored.watch() => {}
+                () = self.stored.watch(&self.shared.limits) => {}
                 () = administer(self.administered) => {}
                 () = refetch(&self.issuers) => {}
                 () = upkeep(&self.shared) => {}
@@ -293,12 +293,12 @@ impl Background {
 impl Stored {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let store = vault::open(&config.store)?;
-        store.attend();
+        store.attend()?;
         let mirror = Arc::new(runtime()?.block_on(Mirror::load(&*store))?);
         Ok(Self { store, mirror })
     }
 
-    async fn watch(&self) {
+    async fn watch(&self, limits: &Limits) {
         let mut ticks = interval(KEYS_EVERY);
         let mut lost = false;
         loop {
@@ -308,6 +308,9 @@ impl Stored {
                 tracing::error!(%error, "the store is not heard; keys and revocations known before stay");
             }
             lost = refreshed.is_err();
+            if !lost {
+                limits.answered();
+            }
         }
     }
 }

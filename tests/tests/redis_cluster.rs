@@ -3,6 +3,10 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
+use littoral::{
+    config,
+    vault::{self, Table},
+};
 use littoral_tests::{
     client::Client,
     edge::Edge,
@@ -165,4 +169,22 @@ async fn a_budget_holds_on_a_cluster() {
     let used: Vec<u64> = join_all(streams).await;
     assert_eq!(used.iter().sum::<u64>(), 50, "{used:?}");
     assert_eq!(node.asked(), 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_entry_is_replaced_where_another_stands_and_nowhere_else() {
+    let cluster = Cluster::start();
+    let config =
+        config::Store { url: cluster.url(), timeout_ms: 5000, min_replicas: Some(0), ..config::Store::default() };
+    let store = vault::open(&config).unwrap();
+    for table in [Table::Factors, Table::Once] {
+        assert!(!store.swap(table, "a", b"one", b"two".to_vec()).await.unwrap(), "nothing stands there");
+        store.put(table, "a", b"one".to_vec(), None).await.unwrap();
+        let version = store.version().await.unwrap();
+        assert!(store.swap(table, "a", b"one", b"two".to_vec()).await.unwrap());
+        assert!(!store.swap(table, "a", b"one", b"three".to_vec()).await.unwrap());
+        assert_eq!(store.get(table, "a").await.unwrap().as_deref(), Some(&b"two"[..]));
+        // Edges hear of what they keep in memory.
+        assert_eq!(store.version().await.unwrap() != version, table == Table::Factors);
+    }
 }

@@ -15,10 +15,11 @@ use crate::{
     oauth,
     route::Endpoint,
     step_up::{self, When},
-    token::{self, Claims, Token, TokenError},
+    token::{self, Claims, Origin, Token, TokenError},
 };
 
 const MISSING: &str = "Authentication Fails (no API key: send 'Authorization: Bearer lk_...')";
+const NO_TEXT: &str = "Authentication Fails (the header 'Authorization' is not text in UTF-8)";
 const REFUSED: &str = "Authentication Fails (the API key is invalid)";
 const EXPIRED: &str = "Authentication Fails (the API key has expired)";
 
@@ -28,7 +29,9 @@ pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
         return oauth::admit(call, known);
     }
     let Some(token) = call.head.header("authorization").and_then(bearer) else {
-        return Break(unauthorized(MISSING).into());
+        let sent = call.head.headers.iter().find(|(name, _)| name == "authorization");
+        let is_text = sent.is_none_or(|(_, value)| std::str::from_utf8(value).is_ok());
+        return Break(unauthorized(if is_text { MISSING } else { NO_TEXT }).into());
     };
     if Token::looks_like(token) {
         let token = token.to_string();
@@ -73,6 +76,9 @@ fn bearer_of(mut call: Call, known: &dyn Knowledge, text: &str) -> Step {
     let (amr, acr, jti) = (claims.amr.join(" "), claims.acr.clone(), claims.jti.clone());
     let said = [("jti", jti), ("acr", acr), ("amr", amr)].into_iter();
     call.draft.audit.extend(said.filter(|(_, value)| !value.is_empty()).map(|(name, value)| (name.into(), value)));
+    if Endpoint::of(&call.head.path) == Some(Endpoint::StepUp) {
+        leave(&mut call.draft, extra_name::ORIGIN, &Origin::of_next(&claims));
+    }
     authorise(call, known, record, Some(&claims)).map_break(|outcome| denial::of(&principal, outcome))
 }
 

@@ -5,13 +5,16 @@ use crate::types::{Denial, Outcome, Pairs, Principal};
 /// The parameter an error is about, in [`Denial::extra`].
 pub const PARAM: &str = "param";
 
-/// Names in [`Denial::audit`] that say who was refused, for the host's log.
+/// Names in [`Denial::audit`] and a plan's that say who was refused and why, for the host's log.
 pub mod audit_name {
     pub const TENANT: &str = "tenant";
     pub const KEY_ID: &str = "key_id";
     pub const USER: &str = "user";
     pub const METHOD: &str = "method";
-    /// All of them.
+    /// The code of a refusal that is a reply, in a format of its own; and why it was refused.
+    pub const ERROR: &str = "error";
+    pub const REASON: &str = "reason";
+    /// All that say who.
     pub const IDENTITY: [&str; 4] = [TENANT, KEY_ID, USER, METHOD];
 }
 

@@ -66,7 +66,7 @@ pub fn decide(call: Call, known: &dyn Knowledge) -> Outcome {
 }
 
 /// What an earlier layer left under this name in the plan's `extra`.
-fn extra<T: serde::de::DeserializeOwned>(plan: &Plan, name: &str) -> Option<T> {
+pub fn extra<T: serde::de::DeserializeOwned>(plan: &Plan, name: &str) -> Option<T> {
     let (_, json) = plan.extra.iter().find(|(known, _)| known == name)?;
     serde_json::from_str(json).ok()
 }

@@ -14,7 +14,7 @@ pub const MAX_BUDGET: u64 = 1 << 52;
 const MINUTE_MS: u64 = 60_000;
 
 /// Kinds of [`Charge`]. The key of a charge says whose it is: `key/ID`, `user/TENANT/USER`, `tenant/TENANT`; a budget's
-/// ends in its period.
+/// ends in its period. A tenant's own `/` is `%2F` and its `%` is `%25`, so that no two users have one key.
 pub mod charge_kind {
     /// Requests a minute: a token bucket of one minute's worth.
     pub const REQUESTS: &str = "requests";
@@ -255,8 +255,9 @@ impl Scopes<'_> {
         if let Some((id, limits)) = self.key {
             limits.charges(&format!("key/{id}"), work, now_ms, &mut charges);
         }
-        self.policy.user_limits.charges(&format!("user/{}/{}", self.tenant, self.user), work, now_ms, &mut charges);
-        self.policy.limits.charges(&format!("tenant/{}", self.tenant), work, now_ms, &mut charges);
+        let tenant = self.tenant.replace('%', "%25").replace('/', "%2F");
+        self.policy.user_limits.charges(&format!("user/{tenant}/{}", self.user), work, now_ms, &mut charges);
+        self.policy.limits.charges(&format!("tenant/{tenant}"), work, now_ms, &mut charges);
         charges
     }
 }
@@ -301,6 +302,20 @@ mod tests {
         );
         assert_eq!((shown.len(), shown[7]), (8, ("budget", "tenant/t/total", 50, 500)));
         assert_eq!(scopes.charges(None, 0).len(), 2);
+    }
+
+    #[test]
+    fn no_two_users_share_a_bucket() {
+        let limits = Limits { requests_per_minute: Some(60), ..Limits::default() };
+        let policy = TenantPolicy { limits: limits.clone(), user_limits: limits, ..TenantPolicy::default() };
+        let keys = |tenant, user| {
+            let charges = Scopes { key: None, tenant, user, policy: &policy }.charges(None, 0);
+            charges.into_iter().map(|charge| charge.key).collect::<Vec<_>>()
+        };
+        let all = [("x", "b/c"), ("x/b", "c"), ("x%2Fb", "c"), ("x%", "2Fb/c")].map(|(t, u)| keys(t, u));
+        for (i, one) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|other| one.iter().all(|key| !other.contains(key))), "{all:?}");
+        }
     }
 
     proptest! {

@@ -8,7 +8,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Body, Call, Knowledge, Outcome, Plan, Principal, Reply, Step, Want, auth, extra_name, key::Presented, leave,
+    Body, Call, Knowledge, Outcome, Plan, Principal, Reply, Step, Want, auth, denial::audit_name, extra_name,
+    key::Presented, leave,
 };
 
 /// Longest form, bytes.
@@ -30,7 +31,9 @@ pub fn refusal(status: u16, error: &str, description: &str) -> Reply {
         headers.push(("www-authenticate".into(), "Basic realm=\"littoral\"".into()));
     }
     let bytes = serde_json::to_vec(&body).expect("strings always serialise");
-    Reply { status, headers, body: Body::Bytes(bytes), plan: Plan::default() }
+    let said = [(audit_name::ERROR, error), (audit_name::REASON, description)];
+    let audit = said.map(|(name, value)| (name.to_string(), value.to_string())).to_vec();
+    Reply { status, headers, body: Body::Bytes(bytes), plan: Plan { audit, ..Plan::default() } }
 }
 
 fn refused(status: u16, error: &str, description: &str) -> Step {

@@ -180,6 +180,8 @@ pub mod extra_name {
     pub const CACHE_RULES: &str = "cache-rules";
     /// [`crate::oauth::Grant`]
     pub const GRANT: &str = "grant";
+    /// [`crate::token::Origin`] of a token with which a second factor is proven.
+    pub const ORIGIN: &str = "origin";
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -272,3 +272,15 @@ fn an_unusual_place_asks_for_a_second_factor() {
         assert_eq!(plan(proof, &known).unwrap_err().status, 400);
     }
 }
+
+#[test]
+fn a_credential_that_is_not_text_is_called_so() {
+    let (known, text) = key(|_| {});
+    let mut asked = call(&text, hi(json!({})));
+    for (_, value) in asked.head.headers.iter_mut().filter(|(name, _)| name == "authorization") {
+        value.push(0xff);
+    }
+    let denial = plan(asked, &known).unwrap_err();
+    assert_eq!(denial.status, 401);
+    assert!(denial.message.contains("not text"), "{}", denial.message);
+}

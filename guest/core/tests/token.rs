@@ -237,7 +237,7 @@ fn what_is_no_token_is_refused() {
 #[test]
 fn what_was_revoked_is_refused() {
     let good = token(header(), claims());
-    let name = format!("{ISSUER}\nada\nj1");
+    let name = format!("{ISSUER}\nacme\nada\nj1");
     for (before_s, refused) in [(u64::MAX, true), (NOW_S - 10, true), (NOW_S - 11, false)] {
         let mut host = Host::new();
         host.put(fact_kind::REVOKED, &name, &Revocation { before_s });
@@ -250,14 +250,39 @@ fn what_was_revoked_is_refused() {
 
 #[test]
 fn a_token_is_revoked_by_itself_or_with_its_subject() {
-    let [own, subjects] = token::revocations(&format!("{ISSUER}\nada\nj1")).unwrap();
-    assert_eq!((own, subjects), (token::by_jti(ISSUER, "j1"), token::by_subject(ISSUER, "ada")));
+    let [own, subjects] = token::revocations(&format!("{ISSUER}\nacme\nada\nj1")).unwrap();
+    assert_eq!((own, subjects), (token::by_jti(ISSUER, "j1"), token::by_subject(ISSUER, "acme", "ada")));
+    assert_ne!(token::by_subject(ISSUER, "acme", "ada"), token::by_subject(ISSUER, "globex", "ada"));
     assert_eq!(token::revocations("nobody\n"), None);
     let json = |before_s| serde_json::to_vec(&Revocation { before_s }).unwrap();
     assert_eq!(Revocation::latest([]), None);
     assert_eq!(Revocation::latest([json(7)]), Some(json(7)));
     assert_eq!(Revocation::latest([json(9), json(7)]), Some(json(9)));
     assert_eq!(Revocation::latest([json(9), b"damaged".to_vec()]), Some(json(u64::MAX)));
+}
+
+#[test]
+fn a_token_ends_with_the_one_it_came_from() {
+    let origin = json!({"iss": "https://other.example", "sub": "a", "jti": "j0", "iat": NOW_S - 100});
+    let good = token(header(), with(claims(), token::ORIGIN, origin.clone()));
+    for (before_s, refused) in [(u64::MAX, true), (NOW_S - 100, true), (NOW_S - 101, false)] {
+        let mut host = Host::new();
+        host.put(fact_kind::REVOKED, "https://other.example\nacme\na\nj0", &Revocation { before_s });
+        assert_eq!(host.ask(&good).is_err(), refused, "{before_s}");
+    }
+    for bad in [json!("uaa"), json!({}), with(origin.clone(), "sub", json!("a\nb")), with(origin, "iat", json!("1"))] {
+        Host::new().refuses(&token(header(), with(claims(), token::ORIGIN, bad)), token::ORIGIN);
+    }
+}
+
+#[test]
+fn a_tenant_is_named_as_a_keys_tenant_may_be() {
+    for bad in ["", "a\nb", "a\u{7f}", &"x".repeat(257)] {
+        Host::new().refuses(&token(header(), with(claims(), "tenant", json!(bad))), "tenant");
+    }
+    let longest = "x".repeat(256);
+    let plan = Host::new().ask(&token(header(), with(claims(), "tenant", json!(longest)))).unwrap();
+    assert_eq!(plan.tenant(), longest);
 }
 
 #[test]
@@ -337,5 +362,32 @@ fn a_fresh_second_factor_is_enough_and_an_old_one_is_not() {
         let claims = if auth_time.is_none() { without(claims, "auth_time") } else { claims };
         let denied = host.ask(&token(header(), claims)).err().map(|denial| denial.code);
         assert_eq!(denied, (!enough).then(|| "insufficient_user_authentication".into()), "{acr} {auth_time:?}");
+    }
+}
+
+#[test]
+fn a_fresh_second_factor_makes_no_place_known() {
+    use littoral_core::{
+        limits::TenantPolicy,
+        step_up::{
+            ACR, StepUp, When,
+            place::{Place, Seen, network},
+            user_key,
+        },
+    };
+    let mut host = Host::new();
+    let place = |address: &str| Place { network: Some(network(address.parse().unwrap())), ..Place::default() };
+    let policy = |when| TenantPolicy { step_up: StepUp { when, max_age_s: 60 }, ..TenantPolicy::default() };
+    host.put(fact_kind::PLACE, "198.51.100.7", &place("198.51.100.7"));
+    let proven = with(with(claims(), "acr", json!(ACR)), "auth_time", json!(NOW_S));
+    for when in [When::UnusualPlaces, When::Always] {
+        host.put(fact_kind::TENANT, "acme", &policy(when));
+        for (seen, noted) in [(None, 1), (Some("203.0.113.1"), 0), (Some("198.51.100.7"), 0)] {
+            let mut known = Seen::default();
+            seen.into_iter().for_each(|address| known.note(place(address), NOW_S * 1000));
+            host.put(fact_kind::SEEN, &user_key("acme", "ada"), &known);
+            let plan = host.ask(&token(header(), proven.clone())).unwrap();
+            assert_eq!(plan.effects.len(), noted, "{when:?} {seen:?}");
+        }
     }
 }

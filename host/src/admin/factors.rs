@@ -89,9 +89,7 @@ pub async fn prove(
 ) -> Result<&'static str, FactorError> {
     let user = user_key(tenant, user);
     throttle(limits, tenant, &user).await?;
-    let kept = store.get(Table::Factors, &user).await?.ok_or(FactorError::Wrong)?;
-    let json = secret.open(&purpose(&user), &kept).ok_or(FactorError::OtherSecret)?;
-    let mut factor: Factor = serde_json::from_slice(&json).map_err(|_| FactorError::OtherSecret)?;
+    let (mut kept, mut factor) = stored(store, secret, &user).await?;
     match proof {
         Proof::Code(code) => {
             let key = totp::unbase32(&factor.secret).ok_or(FactorError::OtherSecret)?;
@@ -100,13 +98,26 @@ pub async fn prove(
             Ok("otp")
         }
         Proof::RecoveryCode(code) => {
-            let position = totp::recovery_position(code, &factor.recovery).ok_or(FactorError::Wrong)?;
-            let digest = factor.recovery.remove(position);
-            once(store, &format!("recovery/{digest}")).await?;
-            store.put(Table::Factors, &user, sealed(secret, &user, &factor)?, None).await?;
-            Ok("kba")
+            // Who comes second reads what the first has left: no removal is lost, and no factor comes back that was
+            // replaced or taken away meanwhile.
+            loop {
+                let position = totp::recovery_position(code, &factor.recovery).ok_or(FactorError::Wrong)?;
+                factor.recovery.remove(position);
+                if store.swap(Table::Factors, &user, &kept, sealed(secret, &user, &factor)?).await? {
+                    return Ok("kba");
+                }
+                (kept, factor) = stored(store, secret, &user).await?;
+            }
         }
     }
+}
+
+/// A user's second factor, and how it stands in the store.
+async fn stored(store: &dyn Store, secret: &Secret, user: &str) -> Result<(Vec<u8>, Factor), FactorError> {
+    let kept = store.get(Table::Factors, user).await?.ok_or(FactorError::Wrong)?;
+    let json = secret.open(&purpose(user), &kept).ok_or(FactorError::OtherSecret)?;
+    let factor = serde_json::from_slice(&json).map_err(|_| FactorError::OtherSecret)?;
+    Ok((kept, factor))
 }
 
 /// Lets one caller pass, at one edge.
@@ -130,5 +141,44 @@ async fn throttle(limits: &Limits, tenant: &str, user: &str) -> Result<(), Facto
     match limits.admit(admission).await? {
         Ok(_) => Ok(()),
         Err(refusal) => Err(FactorError::TooMany { retry_ms: refusal.retry_ms.unwrap_or(MINUTE_MS) }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::{config::OnLoss, vault::Embedded};
+
+    #[tokio::test]
+    async fn recovery_codes_given_at_once_are_all_used_up() {
+        let folder = std::env::temp_dir().join(format!("littoral-factors-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let path = folder.join("littoral.db");
+        // Another process counts no tries of this one.
+        let open = || Arc::new(Embedded::open(&path).unwrap());
+        let (store, again) = (open(), open());
+        let secret = Secret::load(&folder.join("secret")).unwrap();
+        let codes = enrol(&*store, &secret, "acme", "ada").await.unwrap().recovery_codes;
+        let proof = |i: usize| Proof::RecoveryCode(codes[i].clone());
+        let (one, two) = (proof(0), proof(1));
+        let limits = Limits::new(store.clone(), OnLoss::Share);
+        let who = ("acme", "ada");
+        let (first, second) =
+            tokio::join!(prove(&*store, &limits, &secret, who, &one), prove(&*store, &limits, &secret, who, &two));
+        assert_eq!((first.unwrap(), second.unwrap()), ("kba", "kba"));
+        let limits = Limits::new(again.clone(), OnLoss::Share);
+        for used in [&one, &two] {
+            let answer = prove(&*again, &limits, &secret, who, used).await;
+            assert!(matches!(answer, Err(FactorError::Wrong)), "{answer:?}");
+        }
+        assert_eq!(stored(&*store, &secret, &user_key("acme", "ada")).await.unwrap().1.recovery.len(), 8);
+        // The same code twice at once opens once.
+        let twice = proof(2);
+        let (first, second) =
+            tokio::join!(prove(&*again, &limits, &secret, who, &twice), prove(&*again, &limits, &secret, who, &twice));
+        assert_eq!(usize::from(first.is_ok()) + usize::from(second.is_ok()), 1);
+        std::fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -87,6 +87,19 @@ impl NewKey {
         let created_at_ms = Some(now_ms());
         let record = KeyRecord { models, networks, filters, limits, cache, expires_at_ms, created_at_ms, ..record };
         record.check().map_err(KeyError::Invalid)?;
+        // Records that are there already may say so, and stay good.
+        if record.models.iter().any(|name| name.is_empty()) {
+            return Err(KeyError::Invalid("models must have names; a key without any may use every one".into()));
+        }
+        let Limits { requests_per_minute, tokens_per_minute, concurrency, .. } = record.limits;
+        let rates = [
+            ("requests_per_minute", requests_per_minute),
+            ("tokens_per_minute", tokens_per_minute),
+            ("concurrency", concurrency),
+        ];
+        if let Some((name, _)) = rates.into_iter().find(|(_, limit)| *limit == Some(0)) {
+            return Err(KeyError::Invalid(format!("{name} must be at least 1: a key with 0 opens nothing")));
+        }
         if record.expires_at_ms.is_some_and(|end| end <= now_ms()) {
             return Err(KeyError::Invalid("the key would have expired before it is made".into()));
         }
@@ -101,12 +114,24 @@ pub async fn create(store: &dyn Store, new: NewKey) -> Result<(KeyRecord, String
     Ok((record, key))
 }
 
-/// Every key, by tenant and user.
-pub async fn list(store: &dyn Store) -> Result<Vec<KeyRecord>, KeyError> {
-    let entries = store.all(Table::Keys).await?;
-    let mut records = entries.iter().map(|(id, value)| read(id, value)).collect::<Result<Vec<_>, _>>()?;
+/// Every key, by tenant and user, and the ids of those whose record cannot be read.
+pub async fn list(store: &dyn Store) -> Result<(Vec<KeyRecord>, Vec<String>), KeyError> {
+    let (mut records, mut damaged) = (Vec::new(), Vec::new());
+    for (id, value) in store.all(Table::Keys).await? {
+        match read(&id, &value) {
+            Ok(record) => records.push(record),
+            Err(_) => damaged.push(id),
+        }
+    }
     records.sort_by(|a, b| (&a.tenant, &a.user, &a.id).cmp(&(&b.tenant, &b.user, &b.id)));
-    Ok(records)
+    damaged.sort();
+    Ok((records, damaged))
+}
+
+/// The record of one key.
+pub async fn record(store: &dyn Store, id: &str) -> Result<KeyRecord, KeyError> {
+    let value = store.get(Table::Keys, id).await?.ok_or_else(|| KeyError::Unknown(id.into()))?;
+    read(id, &value)
 }
 
 /// Removes a key: it opens nothing from now on, at every edge within a second. After [`StoreError::NotReplicated`] it is
@@ -184,11 +209,16 @@ mod tests {
         let store = Embedded::open(&folder.join("a.db")).unwrap();
         let new = NewKey { tenant: "acme".into(), user: "ada".into(), ..NewKey::default() };
         let (record, key) = create(&store, new.clone()).await.unwrap();
-        let listed = list(&store).await.unwrap();
-        assert_eq!(listed, std::slice::from_ref(&record));
+        store.put(Table::Keys, "damaged", b"{".to_vec(), None).await.unwrap();
+        let (listed, damaged) = list(&store).await.unwrap();
+        assert_eq!(
+            (listed.as_slice(), damaged.as_slice()),
+            (std::slice::from_ref(&record), &["damaged".to_string()][..])
+        );
+        revoke(&store, "damaged").await.unwrap();
         assert!(!serde_json::to_string(&Listed::from(record.clone())).unwrap().contains(&record.hash));
         let second = rotate(&store, &record.id, 60_000).await.unwrap();
-        let stored = &list(&store).await.unwrap()[0];
+        let stored = &list(&store).await.unwrap().0[0];
         for (secret, later) in [(&key, 0), (&second, 0), (&second, 120_000)] {
             assert!(stored.matches(&Presented::parse(secret).unwrap(), now_ms() + later));
         }

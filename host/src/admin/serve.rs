@@ -11,7 +11,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use littoral_core::{
-    audit::{Outcome, Record, event},
+    audit::{Auth, Outcome, Record, event},
     calendar,
 };
 use serde::Deserialize;
@@ -89,12 +89,14 @@ impl Admin {
         let mut cookie = None;
         let (status, document) = if !self.is_called_by_name(&parts) {
             refused(StatusCode::MISDIRECTED_REQUEST, "this listener has another name")
+        } else if self.audit.as_ref().is_some_and(|audit| audit.is_closed()) {
+            refused(StatusCode::SERVICE_UNAVAILABLE, "the audit log cannot be written to, so nothing is done")
         } else if let Some(body) = body.await {
             self.decide(&parts, &body, &mut cookie).await
         } else {
             refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or did not come")
         };
-        self.record(&parts, status);
+        self.record(&parts, status, &document);
         let mut response = Response::new(Full::from(document.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -120,13 +122,17 @@ impl Admin {
         match self.sessions.admit(&*self.store, &parts.method, &parts.headers).await {
             Ok(()) => {}
             Err(Refused::Unknown) => return refused(StatusCode::UNAUTHORIZED, "the admin token is needed"),
+            Err(Refused::NoStore) => return away(),
             Err(Refused::CrossSite) => return refused(StatusCode::FORBIDDEN, "x-csrf-token is missing or wrong"),
         }
         match (&parts.method, path.as_slice()) {
-            (&Method::GET, ["admin", "keys"]) => of(
-                keys::list(&*self.store).await,
-                |records| json!({ "keys": records.into_iter().map(Listed::from).collect::<Vec<_>>() }),
-            ),
+            (&Method::GET, ["admin", "keys"]) => of(keys::list(&*self.store).await, |(records, damaged)| {
+                let mut list = json!({ "keys": records.into_iter().map(Listed::from).collect::<Vec<_>>() });
+                if !damaged.is_empty() {
+                    list["damaged"] = damaged.into();
+                }
+                list
+            }),
             (&Method::POST, ["admin", "keys"]) => match serde_json::from_slice::<NewKey>(body) {
                 Err(error) => refused(StatusCode::BAD_REQUEST, &error.to_string()),
                 Ok(new) => {
@@ -157,8 +163,10 @@ impl Admin {
         let Ok(login) = serde_json::from_slice::<Login>(body) else {
             return refused(StatusCode::BAD_REQUEST, "the body must be {\"token\": \"la_...\"}");
         };
-        if !session::is_token(&*self.store, &login.token).await {
-            return refused(StatusCode::UNAUTHORIZED, "the admin token is wrong");
+        match session::is_token(&*self.store, &login.token).await {
+            Ok(true) => {}
+            Ok(false) => return refused(StatusCode::UNAUTHORIZED, "the admin token is wrong"),
+            Err(_) => return away(),
         }
         of(self.sessions.open(), |(value, csrf)| {
             *cookie = Some(format!("{}={value}; Path=/admin; HttpOnly; SameSite=Strict", session::SESSION));
@@ -166,8 +174,10 @@ impl Admin {
         })
     }
 
-    fn record(&self, parts: &http::request::Parts, status: StatusCode) {
+    fn record(&self, parts: &http::request::Parts, status: StatusCode, document: &Value) {
         let Some(audit) = &self.audit else { return };
+        // Of a key that was made the path does not say which it is.
+        let key = document["id"].as_str().map(|id| ("key".to_string(), id.to_string()));
         let result = if status.is_success() { "allowed" } else { "denied" };
         let record = Record {
             timestamp: calendar::rfc3339(now_ms()),
@@ -177,6 +187,7 @@ impl Admin {
             event_type: event::ADMIN.into(),
             action: format!("{} {}", parts.method, parts.uri.path()),
             outcome: Some(Outcome { result: result.into(), status: status.as_u16(), error: String::new() }),
+            auth: key.map(|key| Auth { method: "admin".into(), policy: vec![key], ..Auth::default() }),
             ..Record::default()
         };
         // What cannot be written has been told by the log.
@@ -197,6 +208,10 @@ fn of<T>(result: Result<T, KeyError>, show: impl FnOnce(T) -> Value) -> Answer {
             refused(status, &error.to_string())
         }
     }
+}
+
+fn away() -> Answer {
+    refused(StatusCode::SERVICE_UNAVAILABLE, "the store cannot be reached, so no token can be checked; try again later")
 }
 
 fn refused(status: StatusCode, message: &str) -> Answer {

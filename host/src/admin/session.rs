@@ -73,6 +73,8 @@ pub enum Refused {
     Unknown,
     /// A session, and not from the page it was opened by.
     CrossSite,
+    /// Whether the token is good cannot be known now.
+    NoStore,
 }
 
 impl Sessions {
@@ -93,7 +95,11 @@ impl Sessions {
     pub async fn admit(&self, store: &dyn Store, method: &Method, headers: &HeaderMap) -> Result<(), Refused> {
         let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
         if let Some(token) = text(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer ")) {
-            return if is_token(store, token).await { Ok(()) } else { Err(Refused::Unknown) };
+            return match is_token(store, token).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(Refused::Unknown),
+                Err(_) => Err(Refused::NoStore),
+            };
         }
         let cookies = text(COOKIE.as_str()).unwrap_or_default();
         let cookie = cookies.split(';').find_map(|pair| pair.trim().strip_prefix(SESSION)?.strip_prefix('='));
@@ -107,9 +113,7 @@ impl Sessions {
 }
 
 /// Whether this is the token.
-pub async fn is_token(store: &dyn Store, text: &str) -> bool {
-    match store.get(Table::Secrets, NAME).await {
-        Ok(Some(kept)) => verify_slices_are_equal(&kept, digest(text).as_bytes()).is_ok(),
-        _ => false,
-    }
+pub async fn is_token(store: &dyn Store, text: &str) -> Result<bool, StoreError> {
+    let kept = store.get(Table::Secrets, NAME).await?;
+    Ok(kept.is_some_and(|kept| verify_slices_are_equal(&kept, digest(text).as_bytes()).is_ok()))
 }

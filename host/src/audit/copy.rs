@@ -21,8 +21,8 @@ use anyhow::Context;
 use super::{file::files, verify::Head};
 
 const EVERY: Duration = Duration::from_millis(200);
-/// Bytes that are copied at once.
-const CHUNK: u64 = 1 << 20;
+/// Bytes that are copied at once; more than a line has.
+const CHUNK: u64 = 4 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -99,20 +99,22 @@ fn append(source: &Path, target: &Path) -> io::Result<()> {
     if have == all {
         return Ok(());
     }
-    source.seek(SeekFrom::Start(have))?;
-    let mut left = all - have;
-    while left > 0 {
+    let mut at = have;
+    while at < all {
         let mut chunk = Vec::new();
-        let read = (&mut source).take(left.min(CHUNK)).read_to_end(&mut chunk)? as u64;
-        if read == 0 {
+        source.seek(SeekFrom::Start(at))?;
+        (&mut source).take((all - at).min(CHUNK)).read_to_end(&mut chunk)?;
+        // Half a line may be taken away again, where the disk was full.
+        chunk.truncate(chunk.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1));
+        if chunk.is_empty() {
             break;
         }
         if let Err(error) = target.write_all(&chunk) {
             // What was written of it is taken away, so that the next try begins where this one did.
-            let _ = target.set_len(have + (all - have - left));
+            let _ = target.set_len(at);
             return Err(error);
         }
-        left -= read;
+        at += chunk.len() as u64;
     }
     target.sync_data()
 }

@@ -31,8 +31,8 @@ use littoral_core::audit::Record;
 use tokio::sync::watch;
 
 use copy::Copy;
-pub use file::AuditError;
 use file::Log;
+pub use file::{AuditError, begin};
 pub use syslog::Progress;
 pub use ticket::{Over, Ticket};
 pub use verify::{Report, read_key, verify, walk};
@@ -72,8 +72,13 @@ impl Audit {
     /// Goes on with the log in the configured folder, or begins one; none when none is configured.
     pub fn open(config: &config::Audit) -> anyhow::Result<Option<Arc<Self>>> {
         let Some(dir) = &config.dir else { return Ok(None) };
-        let key = file::key(&config.key_file(dir))?;
-        let log = Log::open(dir, &key, config).with_context(|| format!("the audit log in {}", dir.display()))?;
+        let key_file = config.key_file(dir);
+        let (key, fresh) = file::key(&key_file).context("audit.key")?;
+        let log = Log::open(dir, &key, fresh, config)
+            .with_context(|| format!("audit.dir: the audit log in {}", dir.display()))?;
+        if fresh {
+            file::keep_key(&key_file, &key).context("audit.key")?;
+        }
         let synced = watch::Sender::new(log.seq());
         let syslog = config.syslog.as_ref().map(|to| syslog::start(dir, to, synced.subscribe()));
         let audit = Arc::new(Self {
@@ -96,6 +101,11 @@ impl Audit {
     /// Whether requests are to be refused, because what they do could not be recorded.
     pub fn is_closed(&self) -> bool {
         self.deny_when_full && self.full.load(Relaxed) && !self.try_again()
+    }
+
+    /// Whether a request of which nothing could be recorded is to be refused.
+    pub fn denies(&self) -> bool {
+        self.deny_when_full
     }
 
     /// Whether the last line could not be written.
@@ -168,6 +178,16 @@ impl Audit {
 
     fn log(&self) -> MutexGuard<'_, Log> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Audit {
+    /// What an orderly end leaves is on the disk, and said to be in the log's head.
+    fn drop(&mut self) {
+        let pending = self.log().pending();
+        if let Some(Err(error)) = pending.map(|pending| pending.sync()) {
+            tracing::error!(%error, "the audit log did not reach the disk");
+        }
     }
 }
 

@@ -87,16 +87,17 @@ impl Ticket {
         };
         match audit.begin(&mark) {
             Ok(seq) => self.begin = Some(seq),
-            Err(error) if audit.is_closed() => return Err(error),
+            Err(error) if audit.denies() => return Err(error),
             // Told by the log itself.
             Err(_) => {}
         }
         Ok(())
     }
 
-    /// Writes the line; a second call writes none.
-    pub fn over(&mut self, over: &Over<'_>) {
-        let Some(audit) = self.audit.take() else { return };
+    /// Writes the line; a second call writes none. The error says that nothing of the request is in the log, and that it
+    /// must not be answered.
+    pub fn over(&mut self, over: &Over<'_>) -> Result<(), AuditError> {
+        let Some(audit) = self.audit.take() else { return Ok(()) };
         let result = match over.status {
             200..=399 if over.error.is_empty() => "allowed",
             400..=498 => "denied",
@@ -121,8 +122,13 @@ impl Ticket {
             prompt_digest: std::mem::take(&mut self.prompt_digest),
             begin: self.begin,
         };
-        // What cannot be written has been told by the log.
-        self.synced = audit.write(&record).ok().flatten();
+        match audit.write(&record) {
+            Ok(synced) => self.synced = synced,
+            Err(error) if self.begin.is_none() && audit.denies() => return Err(error),
+            // Told by the log itself.
+            Err(_) => {}
+        }
+        Ok(())
     }
 
     /// Ready when nothing has to be waited for: in strict mode, when the line is on disk.

@@ -92,7 +92,9 @@ pub struct Report {
 
 /// Checks every line of the log in `dir`. The error says which file and line is wrong, and how.
 pub fn verify(dir: &Path, key: &[u8; KEY_BYTES]) -> anyhow::Result<Report> {
-    let head = Head::read(dir, key)?;
+    let head = Head::read(dir, key)?.with_context(|| {
+        format!("there is no log in {}, or some of it was taken away: its head is gone", dir.display())
+    })?;
     let mut report = Report::default();
     let mut open = std::collections::BTreeSet::new();
     let mut chain = Chain::new(key, 0, GENESIS);
@@ -120,18 +122,13 @@ pub fn verify(dir: &Path, key: &[u8; KEY_BYTES]) -> anyhow::Result<Report> {
             Ok(())
         })?;
     }
-    if let Some(head) = head {
-        let last = chain.seq;
-        anyhow::ensure!(last >= head.last_seq, "the log was cut: it ends with line {last}, and had {}", head.last_seq);
-        let first = report.first_seq;
-        anyhow::ensure!(
-            report.lines == 0 || first <= head.first_seq,
-            "the log was cut: it begins with line {first}, and kept those from {}",
-            head.first_seq
-        );
-    } else {
-        anyhow::ensure!(report.lines == 0, "the log's head is gone");
-    }
+    let (last, first) = (chain.seq, report.first_seq);
+    anyhow::ensure!(last >= head.last_seq, "the log was cut: it ends with line {last}, and had {}", head.last_seq);
+    anyhow::ensure!(
+        report.lines == 0 || first <= head.first_seq,
+        "the log was cut: it begins with line {first}, and kept those from {}",
+        head.first_seq
+    );
     report.last_seq = chain.seq;
     report.open = open.len();
     Ok(report)

@@ -1,13 +1,17 @@
 //! `littoral audit`: whether the audit log is whole, and what stands in it.
 
 use std::{
+    fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use littoral_core::audit::Record;
+use littoral_core::{
+    audit::{KEY_BYTES, Record},
+    calendar,
+};
 
 use crate::audit;
 
@@ -15,6 +19,14 @@ use crate::audit;
 pub enum Audit {
     /// Checks every line: finds any change, gap, line in another place, or cut.
     Verify {
+        /// The folder of the log, audit.dir.
+        dir: PathBuf,
+        /// The log's key; by default beside the folder.
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Begins a log with a key that was there before: says that none was in the folder.
+    Begin {
         /// The folder of the log, audit.dir.
         dir: PathBuf,
         /// The log's key; by default beside the folder.
@@ -41,16 +53,15 @@ pub struct Search {
     source_ip: Option<String>,
     #[arg(long)]
     model: Option<String>,
-    /// allowed, denied, failed, left or interrupted.
-    #[arg(long)]
+    #[arg(long, value_parser = ["allowed", "denied", "failed", "left", "interrupted"])]
     outcome: Option<String>,
     #[arg(long)]
     status: Option<u16>,
     /// Not before this time, as 2026-11-25 or 2026-11-25T02:33:24.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<String>,
     /// Before this time.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<String>,
 }
 
@@ -58,14 +69,17 @@ impl Audit {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Verify { dir, key } => {
-                let path = key.unwrap_or_else(|| audit::default_key(&dir));
-                let key = audit::read_key(&path).with_context(|| format!("the audit key {}", path.display()))?;
+                let key = read_key(&dir, key)?;
                 let audit::Report { files, lines, first_seq, last_seq, open } = audit::verify(&dir, &key)?;
                 println!("whole: {lines} lines in {files} files, {first_seq} to {last_seq}, {open} open");
                 Ok(())
             }
+            Self::Begin { dir, key } => {
+                audit::begin(&dir, &read_key(&dir, key)?).with_context(|| format!("the folder {}", dir.display()))
+            }
             Self::Search(search) => {
                 let mut out = io::stdout().lock();
+                fs::read_dir(&search.dir).with_context(|| format!("the audit log in {}", search.dir.display()))?;
                 audit::walk(&search.dir, |line, record| {
                     if search.fits(&record) {
                         out.write_all(line)?;
@@ -76,6 +90,20 @@ impl Audit {
             }
         }
     }
+}
+
+/// A time of UTC as the log writes it: what is left out at the end is 0.
+fn time(text: &str) -> Result<String, String> {
+    const WHOLE: &str = "0000-00-00T00:00:00.000Z";
+    let given = text.strip_suffix('Z').unwrap_or(text);
+    let rest = WHOLE.get(given.len()..).filter(|_| [10, 16, 19, 23].contains(&given.len()));
+    let whole = rest.map(|rest| format!("{given}{rest}")).filter(|whole| calendar::parse(whole).is_some());
+    whole.ok_or_else(|| format!("'{text}' is no time of UTC; write 2026-11-25 or 2026-11-25T02:33:24"))
+}
+
+fn read_key(dir: &Path, key: Option<PathBuf>) -> anyhow::Result<[u8; KEY_BYTES]> {
+    let path = key.unwrap_or_else(|| audit::default_key(dir));
+    audit::read_key(&path).with_context(|| format!("the audit key {}", path.display()))
 }
 
 impl Search {
@@ -95,5 +123,27 @@ impl Search {
             && self.status.is_none_or(|status| status == outcome.status)
             && since
             && until
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_and_nonsense_is_not() {
+        for (text, whole) in [
+            ("2026-11-25", "2026-11-25T00:00:00.000Z"),
+            ("2026-11-25T02:33", "2026-11-25T02:33:00.000Z"),
+            ("2026-11-25T02:33:24Z", "2026-11-25T02:33:24.000Z"),
+            ("2026-11-25T02:33:24.123Z", "2026-11-25T02:33:24.123Z"),
+        ] {
+            assert_eq!(time(text).as_deref(), Ok(whole));
+        }
+        for bad in
+            ["", "yesterday", "2026-13-45", "2026-02-30", "2026-11", "2026-11-25T25:00", "2026-11-25 02:33:24", "äääää"]
+        {
+            assert!(time(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -116,7 +116,7 @@ impl Key {
         match self {
             Self::Create(create) => create.run(),
             Self::List { json, records, at } => at.with(async |store| {
-                let found = keys::list(store).await?;
+                let (found, damaged) = keys::list(store).await?;
                 let mut out = io::stdout().lock();
                 if records {
                     writeln!(out, "{}", serde_json::to_string_pretty(&found)?)?;
@@ -126,6 +126,11 @@ impl Key {
                 } else {
                     found.iter().try_for_each(|record| writeln!(out, "{}", line(record)))?;
                 }
+                anyhow::ensure!(
+                    damaged.is_empty(),
+                    "these records cannot be read, and their keys open nothing: {}; `littoral key revoke` removes them",
+                    damaged.join(", ")
+                );
                 Ok(())
             }),
             Self::Revoke { id, at } => at.with(async |store| Ok(keys::revoke(store, &id).await?)),

@@ -1,7 +1,7 @@
 //! `littoral token`: access tokens of this installation.
 
-use anyhow::Context;
-use clap::Subcommand;
+use anyhow::{Context, bail};
+use clap::{Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::{
     admin::keys,
@@ -24,11 +24,14 @@ pub enum Token {
     /// Refuses tokens from now on, at every edge within a second.
     Revoke {
         /// One token, by its claim jti.
-        #[arg(long, conflicts_with = "subject", required_unless_present = "subject")]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new(), conflicts_with = "subject")]
         jti: Option<String>,
-        /// Every token of a subject that was issued until now, by its claim sub.
-        #[arg(long)]
+        /// Every token of a subject that was issued until now, by its claim sub, and what would refresh them.
+        #[arg(long, value_parser = NonEmptyStringValueParser::new(), requires = "tenant")]
         subject: Option<String>,
+        /// The tenant of the subject: another may have one of the same name.
+        #[arg(long, value_parser = NonEmptyStringValueParser::new(), requires = "subject")]
+        tenant: Option<String>,
         /// Whose tokens; by default token.issuer.
         #[arg(long)]
         issuer: Option<String>,
@@ -42,19 +45,26 @@ impl Token {
         match self {
             Self::Create { key_id, lifetime, at } => {
                 let config = at.read()?;
+                let most_s = config.token.rules().map_or(u64::MAX, |rules| rules.max_lifetime_s);
+                if lifetime.is_some_and(|ms| ms < 1000 || ms / 1000 > most_s) {
+                    bail!("--lifetime must be at least 1s and at most {most_s}s, which is what the edges take");
+                }
                 at.with(async |store| {
                     let mint = Mint::load(&config.token, store).await?;
                     let mint = mint.context("token.issuer is not set; --config names the file that sets it")?;
-                    let records = keys::list(store).await?;
-                    let record = records.into_iter().find(|record| record.id == key_id);
-                    let record = record.ok_or(keys::KeyError::Unknown(key_id))?;
+                    let record = keys::record(store, &key_id).await?;
                     let (tenant, user, client_id) = (record.tenant, record.user, record.id);
                     let subject = Subject { tenant, user, client_id, ..Subject::default() };
                     println!("{}", mint.access(&subject, lifetime.map(|ms| ms / 1000))?.access_token);
                     Ok(())
                 })
             }
-            Self::Revoke { jti, subject, issuer, at } => {
+            Self::Revoke { jti, subject, tenant, issuer, at } => {
+                if jti.is_none() && subject.is_none() {
+                    bail!(
+                        "what is to be revoked? One token with --jti, or all of a user's with --subject and --tenant"
+                    );
+                }
                 let config = at.read()?;
                 let issuer =
                     issuer.or(config.token.issuer).context("--issuer, or token.issuer of --config, is needed")?;
@@ -62,8 +72,8 @@ impl Token {
                     if let Some(jti) = jti {
                         tokens::revoke_token(store, &issuer, &jti).await?;
                     }
-                    if let Some(subject) = subject {
-                        tokens::revoke_subject(store, &issuer, &subject).await?;
+                    if let (Some(subject), Some(tenant)) = (subject, tenant) {
+                        tokens::revoke_subject(store, &issuer, &tenant, &subject).await?;
                     }
                     Ok(())
                 })

@@ -19,9 +19,9 @@ pub enum User {
         tenant: String,
         #[arg(long)]
         user: String,
-        /// The secret that seals it, token.secret_file of every edge.
-        #[arg(long, value_name = "FILE", default_value = "littoral.secret", env = "LITTORAL_SECRET")]
-        secret: PathBuf,
+        /// The secret that seals it; by default token.secret_file of the configuration, as every edge has it.
+        #[arg(long, value_name = "FILE", env = "LITTORAL_SECRET")]
+        secret: Option<PathBuf>,
         #[command(flatten)]
         at: At,
     },
@@ -40,7 +40,7 @@ impl User {
     pub fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Enrol { tenant, user, secret, at } => {
-                let secret = Secret::load(&secret)?;
+                let secret = Secret::existing(&secret.map_or_else(|| Ok(at.read()?.token.secret_file), anyhow::Ok)?)?;
                 at.with(async |store| {
                     let enrolled = factors::enrol(store, &secret, &tenant, &user).await?;
                     let code = QrCode::new(&enrolled.uri).context("the QR code cannot be drawn")?;

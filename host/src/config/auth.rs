@@ -127,7 +127,12 @@ pub(super) fn check(auth: &Auth, token: &Token) -> Result<(), ConfigError> {
     let refuse = |key: String, message: String| Err(ConfigError::Invalid { key, message });
     let all: Vec<Rules> = auth.issuer.iter().map(|issuer| issuer.rules.clone()).chain(token.rules()).collect();
     for (i, rules) in all.iter().enumerate() {
-        let key = |name: &str| format!("auth.issuer[{i}].{name}");
+        // The last one is our own.
+        let key = |name: &str| match (auth.issuer.get(i), name) {
+            (Some(_), name) => format!("auth.issuer[{i}].{name}"),
+            (None, "max_lifetime_s") => "token.lifetime_s".into(),
+            (None, name) => format!("token.{name}"),
+        };
         if rules.issuer.is_empty() || rules.issuer.contains('\n') || rules.audience.is_empty() {
             return refuse(key("issuer"), "issuer and audience must be named".into());
         }
@@ -138,8 +143,8 @@ pub(super) fn check(auth: &Auth, token: &Token) -> Result<(), ConfigError> {
             return refuse(key("algorithms"), format!("'{other}' is none of {}", ALGORITHMS.join(", ")));
         }
         if rules.max_lifetime_s > LONGEST_TOKEN_S || rules.leeway_s > 300 {
-            let message = format!("max_lifetime_s must be at most {LONGEST_TOKEN_S}, and leeway_s at most 300");
-            return refuse(key("max_lifetime_s"), message);
+            let bounds = format!("a lifetime must be at most {LONGEST_TOKEN_S} seconds, and leeway_s at most 300");
+            return refuse(key("max_lifetime_s"), bounds);
         }
     }
     if token.lifetime_s == 0 || token.refresh_days == 0 {
@@ -175,6 +180,9 @@ mod tests {
             (format!("{issuer}max_lifetime_s = 90000"), "auth.issuer[0].max_lifetime_s"),
             (format!("{issuer}{issuer}"), "auth.issuer[1].issuer"),
             ("[token]\nlifetime = 5".into(), "token.lifetime"),
+            (format!("{issuer}[token]\nissuer = ''"), "token.issuer"),
+            (format!("{issuer}[token]\nissuer = 'a'"), "token.issuer"),
+            ("[token]\nissuer = 'o'\nlifetime_s = 99999999".into(), "token.lifetime_s"),
         ];
         for (text, expected) in cases {
             match parse(&text).and_then(|config| config.check()) {

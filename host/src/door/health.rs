@@ -15,13 +15,18 @@ use crate::{
 struct Health {
     ready: bool,
     draining: bool,
+    /// The audit log cannot be written to, and `audit.on_full` has requests refused for it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    audit_full: bool,
     nodes: Vec<NodeStatus>,
 }
 
 /// 200 when ready, else 503; the same document with both.
 pub fn answer(shared: &Shared, draining: bool, received: Instant) -> Response<Body> {
     let view = shared.fleet.view();
-    let health = Health { ready: view.is_ready() && !draining, draining, nodes: view.statuses() };
+    let audit_full = shared.audit.as_ref().is_some_and(|audit| audit.is_closed());
+    let ready = view.is_ready() && !draining && !audit_full;
+    let health = Health { ready, draining, audit_full, nodes: view.statuses() };
     let status = if health.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let document = serde_json::to_vec(&health).expect("strings, numbers and booleans always serialise");
     let mut response = Response::new(Body::whole(document.into()));

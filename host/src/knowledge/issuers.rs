@@ -51,6 +51,8 @@ struct Source {
     seen: Mutex<Option<(u64, u64, i64, i64)>>,
     /// How often other keys were read than those known before.
     epoch: AtomicU64,
+    /// What was last said of keys that could not be read.
+    told: Mutex<String>,
 }
 
 /// A verification key as guests read it.
@@ -77,10 +79,12 @@ impl Issuers {
     /// of this installation.
     pub fn load(auth: &Auth, own: Option<(Issuer, Vec<u8>)>) -> anyhow::Result<Self> {
         let mut sources = Vec::new();
-        for issuer in &auth.issuer {
+        for (i, issuer) in auth.issuer.iter().enumerate() {
             let source = Source::new(issuer.rules.clone(), issuer.jwks.clone());
             match source.refresh() {
-                Err(error) if matches!(source.from, Jwks::File(_)) => return Err(error),
+                Err(error) if matches!(source.from, Jwks::File(_)) => {
+                    return Err(error.context(format!("auth.issuer[{i}].jwks")));
+                }
                 Err(error) => tracing::warn!(issuer = source.rules.issuer, error = format!("{error:#}"), "no keys yet"),
                 Ok(()) => {}
             }
@@ -148,6 +152,7 @@ impl Source {
             asked_ms: AtomicU64::new(0),
             seen: Mutex::default(),
             epoch: AtomicU64::new(0),
+            told: Mutex::default(),
         }
     }
 
@@ -161,9 +166,13 @@ impl Source {
     }
 
     fn refresh_or_warn(&self) {
-        if let Err(error) = self.refresh() {
-            tracing::warn!(issuer = self.rules.issuer, error = format!("{error:#}"), "keys known before stay");
+        let error = self.refresh().err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        // A file that is gone is looked for four times a second.
+        if !error.is_empty() && *told != error {
+            tracing::warn!(issuer = self.rules.issuer, error, "keys known before stay");
         }
+        *told = error;
     }
 
     fn refresh(&self) -> anyhow::Result<()> {

@@ -10,6 +10,7 @@ use std::{
         Mutex, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
@@ -29,7 +30,12 @@ pub struct Keys {
     epoch: AtomicU64,
     /// Which state of the file is in memory.
     seen: Mutex<Option<Stamp>>,
+    /// Since when the file is not there.
+    gone: Mutex<Option<Instant>>,
 }
+
+/// A file that is gone for longer was taken away, and is not just being replaced by an editor.
+const REPLACED_WITHIN: Duration = Duration::from_secs(2);
 
 /// Inode, size and modification time (s, ns): a renamed-in file differs in the first, an edited one in the others.
 type Stamp = (u64, u64, i64, i64);
@@ -71,14 +77,24 @@ impl Keys {
     }
 
     /// Reads the file again if it changed; how many keys it holds now if it was read, none if it is not there. What is
-    /// in memory stays when the file cannot be read.
+    /// in memory stays when the file cannot be read, and ends when it is gone for more than a moment.
     pub fn refresh(&self) -> Result<Option<usize>, KeyFileError> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = match stamp(&self.path) {
             Ok(stamp) => stamp,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if gone.get_or_insert_with(Instant::now).elapsed() >= REPLACED_WITHIN && !self.is_empty() {
+                    tracing::warn!(path = %self.path.display(), keys = self.len(), "the key file is gone, and its keys with it");
+                    *seen = None;
+                    self.records.store(Records::new().into());
+                    self.epoch.fetch_add(1, Relaxed);
+                }
+                return Ok(None);
+            }
             Err(error) => return Err(io_error(&self.path, error)),
         };
+        *gone = None;
         if *seen == Some(stamp) {
             return Ok(Some(self.records.load().len()));
         }
@@ -174,6 +190,33 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         let text = fs::read_to_string(&path).unwrap();
         assert!(!text.contains(first.rsplit('_').next().unwrap()));
+        fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn the_keys_of_a_file_end_with_it_and_not_with_its_replacement() {
+        let path = folder("gone").join("keys.json");
+        let key = create(&path, new("ada")).unwrap();
+        let id = Presented::parse(&key).unwrap().id;
+        let keys = Keys::load(&path).unwrap();
+        let (began, aside) = (Instant::now(), path.with_extension("old"));
+        fs::rename(&path, &aside).unwrap();
+        assert_eq!(keys.refresh().unwrap(), None);
+        // What is there again in time was never gone.
+        assert!(keys.get(id).is_some() || began.elapsed() >= REPLACED_WITHIN);
+        fs::rename(&aside, &path).unwrap();
+        keys.refresh().unwrap();
+        assert!(keys.get(id).is_some());
+        fs::rename(&path, &aside).unwrap();
+        let began = Instant::now();
+        while keys.get(id).is_some() {
+            keys.refresh().unwrap();
+            assert!(began.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert!(began.elapsed() >= REPLACED_WITHIN);
+        fs::rename(&aside, &path).unwrap();
+        assert_eq!(keys.refresh().unwrap(), Some(1));
         fs::remove_dir_all(path.parent().unwrap()).unwrap();
     }
 

@@ -152,11 +152,13 @@ impl StreamBody {
 /// Renders an event, and closes the log line with the last one.
 fn push(renderer: &mut Renderer, event: &Event, out: &mut BytesMut, entry: &mut Entry) {
     renderer.push(event, out);
-    match &event.kind {
-        Some(Kind::Usage(_)) => entry.close(200, ""),
-        Some(Kind::Error(error)) => entry.close(200, &error.code),
-        _ => {}
-    }
+    let error = match &event.kind {
+        Some(Kind::Usage(_)) => "",
+        Some(Kind::Error(error)) => &error.code,
+        _ => return,
+    };
+    // Its begin mark is in the log, or it is not asked for.
+    let _ = entry.close(200, error);
 }
 
 impl Drop for StreamBody {

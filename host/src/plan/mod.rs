@@ -115,7 +115,7 @@ impl Executor {
         let answer = self.carry_out(&mut arrival, &mut entry).await;
         let mut response = match answer {
             Ok(Answer::Whole(response)) => {
-                entry.close(response.status().as_u16(), "");
+                let response = recorded(response, "", &mut entry);
                 poll_fn(|cx| entry.poll_synced(cx)).await;
                 response.map(Body::whole)
             }
@@ -125,11 +125,10 @@ impl Executor {
                 response
             }
             Err(error) => {
-                let response = refusal(&error);
                 if let Error::Denied(denial) = &error {
                     entry.denied(denial);
                 }
-                entry.close(response.status().as_u16(), error.code());
+                let response = recorded(refusal(&error), error.code(), &mut entry);
                 poll_fn(|cx| entry.poll_synced(cx)).await;
                 // What the client is still sending is taken, so that it reads the refusal instead of a reset.
                 arrival.body.discard().await;
@@ -163,7 +162,7 @@ impl Executor {
                 Box::pin(self.retrieve(headers, plan, arrival, entry)).await
             }
             ReplyBody::Service(name, args) if name == operation::OAUTH_TOKEN => {
-                Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args)).await
+                Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args, entry)).await
             }
             ReplyBody::Service(name, args) if name == operation::STEP_UP => {
                 Box::pin(self.step_up(Arc::unwrap_or_clone(plan), &args, &arrival.peer)).await
@@ -175,6 +174,18 @@ impl Executor {
             }
         }
     }
+}
+
+/// The answer, once the request is recorded; a refusal where it cannot be.
+fn recorded(response: Response<Bytes>, error: &str, entry: &mut Entry) -> Response<Bytes> {
+    if entry.close(response.status().as_u16(), error).is_ok() {
+        return response;
+    }
+    let error = unrecorded();
+    let response = refusal(&error);
+    // There is no line left to write.
+    let _ = entry.close(response.status().as_u16(), error.code());
+    response
 }
 
 /// The log has said why.

@@ -7,14 +7,15 @@ use littoral_core::{Body, Plan, Reply, oauth};
 use super::{Answer, Executor, whole};
 use crate::{
     error::Error,
+    telemetry::Entry,
     tokens::{Subject, TokenError},
 };
 
 impl Executor {
     /// Mints what the plan's grant asks for.
-    pub(super) async fn oauth_token(&self, plan: Plan, args: &str) -> Result<Answer, Error> {
+    pub(super) async fn oauth_token(&self, plan: Plan, args: &str, entry: &mut Entry) -> Result<Answer, Error> {
         let Some(mint) = &self.shared.mint else {
-            return answer(oauth::refusal(400, "unsupported_grant_type", "this server issues no tokens"));
+            return answer(oauth::refusal(400, "unsupported_grant_type", "this server issues no tokens"), entry);
         };
         let grant = serde_json::from_str(args).map_err(|e| Error::Plan(format!("its grant cannot be read: {e}")))?;
         let principal = plan.principal.ok_or_else(|| Error::Plan("it names nobody to give a token to".into()))?;
@@ -42,7 +43,9 @@ impl Executor {
                 }
                 Ok(answer)
             }
-            Err(TokenError::Refused) => answer(oauth::refusal(400, "invalid_grant", &TokenError::Refused.to_string())),
+            Err(TokenError::Refused) => {
+                answer(oauth::refusal(400, "invalid_grant", &TokenError::Refused.to_string()), entry)
+            }
             Err(error) => {
                 tracing::error!(%error, "no token could be given");
                 Err(littoral_core::denial::unavailable("no token can be given now; please try again", 1).into())
@@ -51,7 +54,8 @@ impl Executor {
     }
 }
 
-fn answer(reply: Reply) -> Result<Answer, Error> {
+fn answer(reply: Reply, entry: &mut Entry) -> Result<Answer, Error> {
+    entry.planned(&reply.plan);
     let bytes = match reply.body {
         Body::Bytes(bytes) => Bytes::from(bytes),
         _ => Bytes::new(),

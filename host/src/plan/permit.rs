@@ -10,7 +10,7 @@ use futures::poll;
 use littoral_core::{
     Charge, Denial, Pairs, Plan,
     chat::ChatRequest,
-    denial::{insufficient_balance, limited, unavailable},
+    denial::{insufficient_balance, invalid, limited, unavailable},
     ledger::{Correction, Demand, Grant, Refusal},
     limits::{Reservation, Tokens, charge_kind},
 };
@@ -87,7 +87,7 @@ impl Executor {
                 return Err(unavailable("the limits of this key cannot be checked now; please try again", 1).into());
             }
         };
-        let headers = demands.iter().zip(&grants).flat_map(|(demand, grant)| told(demand, *grant)).collect();
+        let headers = tightest(&demands, &grants).flat_map(|(demand, grant)| told(demand, grant)).collect();
         let lowered = match &reservation {
             Some(reservation) => lower(plan, reservation, &demands, &grants)?,
             None => false,
@@ -158,16 +158,32 @@ fn refused(demands: &[Demand], refusal: Refusal) -> Denial {
             Some(ms) => {
                 limited(format!("Rate limit reached: {who} may use {limit} {kind} a minute"), Some(seconds(ms)))
             }
-            None => {
-                let message = format!("the request is larger than the {limit} {kind} a minute that {who} may use");
-                limited(message, None)
+            // However long it waits: clients shall not try again.
+            None if demand.least > limit => {
+                let (least, may) = (demand.least, format!("the {limit} {kind} a minute that {who} may use"));
+                invalid(None, format!("the request needs {least} {kind} at least, more than {may}: send a shorter one"))
             }
+            // This edge's share of the limit is smaller while the store is lost.
+            None => unavailable(format!("{who} may not use so many {kind} at once for now"), 1),
         },
     };
     let grant = Grant { amount: 0, remaining: refusal.remaining, reset_ms: refusal.reset_ms };
     denial.headers.extend(told(demand, grant));
     denial.audit.push(("limit".into(), format!("{} {}", demand.kind, demand.key)));
     denial
+}
+
+/// Of each kind the limit that will bite first: the one of which least is left, and of those the smallest.
+fn tightest<'a>(demands: &'a [Demand], grants: &'a [Grant]) -> impl Iterator<Item = (&'a Demand, Grant)> {
+    let all = || demands.iter().zip(grants.iter().copied());
+    all().enumerate().filter_map(move |(i, (demand, grant))| {
+        let here = (grant.remaining, demand.limit, i);
+        let others = all().enumerate().filter(|(_, (other, _))| other.kind == demand.kind);
+        others
+            .map(|(i, (other, grant))| (grant.remaining, other.limit, i))
+            .all(|other| here <= other)
+            .then_some((demand, grant))
+    })
 }
 
 /// The headers OpenAI's clients know, of a rate.
@@ -269,5 +285,27 @@ impl Drop for Held {
             None => Vec::new(),
             Some(work) => self.to(grants, work, None),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_that_bites_is_told() {
+        let demand = |kind: &str, limit| Demand {
+            kind: kind.into(),
+            key: "key/k".into(),
+            amount: 1,
+            least: 1,
+            limit,
+            window_ms: 60_000,
+        };
+        let grant = |remaining| Grant { amount: 1, remaining, reset_ms: 1000 };
+        let demands = [demand("requests", 60), demand("tokens", 5), demand("requests", 600), demand("requests", 30)];
+        let grants = [grant(3), grant(2), grant(500), grant(3)];
+        let found: Vec<_> = tightest(&demands, &grants).collect();
+        assert_eq!(found, [(&demands[1], grant(2)), (&demands[3], grant(3))]);
     }
 }

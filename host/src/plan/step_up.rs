@@ -6,7 +6,7 @@ use http::{HeaderValue, header::CACHE_CONTROL};
 use littoral_core::{
     Denial, Effect, Plan,
     denial::{limited, unauthorized, unavailable},
-    effect_kind,
+    effect_kind, extra, extra_name,
     step_up::{
         ACR,
         place::{Place, Seen},
@@ -32,6 +32,7 @@ impl Executor {
             return Err(unavailable("this server issues no tokens: token.issuer is not set", 60).into());
         };
         let proof = serde_json::from_str(args).map_err(|e| Error::Plan(format!("its proof cannot be read: {e}")))?;
+        let origin = extra(&plan, extra_name::ORIGIN);
         let principal = plan.principal.ok_or_else(|| Error::Plan("it names nobody to step up".into()))?;
         let store = &*self.shared.store;
         let who = (principal.tenant.as_str(), principal.user.as_str());
@@ -50,6 +51,7 @@ impl Executor {
             acr: ACR.into(),
             amr: vec![method.into(), "mfa".into()],
             auth_time: Some(now_ms() / 1000),
+            origin,
         };
         let issued = mint.access(&subject, None).map_err(|error| {
             tracing::error!(%error, "no token could be given");

@@ -252,6 +252,8 @@ pub struct Entry {
     pub cache: CacheOutcome,
     pub tally: Arc<Tally>,
     ticket: Ticket,
+    /// The code of a refusal that is no error of the host's.
+    refusal: String,
     end: Option<End>,
 }
 
@@ -309,6 +311,7 @@ impl Entry {
             cache: CacheOutcome::None,
             tally: Arc::default(),
             ticket: Ticket::default(),
+            refusal: String::new(),
             end: None,
         }
     }
@@ -342,6 +345,9 @@ impl Entry {
     /// What the plan tells of the request.
     pub fn planned(&mut self, plan: &Plan) {
         self.ticket.decided(&plan.audit);
+        if let Some((_, code)) = plan.audit.iter().find(|(name, _)| name == audit_name::ERROR) {
+            self.refusal = code.clone();
+        }
         if let Some(principal) = &plan.principal {
             self.principal = principal.clone();
         }
@@ -351,15 +357,18 @@ impl Entry {
         }
     }
 
-    /// The answer ended; `error` is the API's code, empty for success.
-    pub fn close(&mut self, status: u16, error: &str) {
-        self.end = Some(End { status, error: error.into() });
-        self.record(status, error);
+    /// The answer ended; `error` is the API's code, empty for success. Who is told that nothing of it could be recorded
+    /// answers otherwise, and closes it again.
+    pub fn close(&mut self, status: u16, error: &str) -> Result<(), AuditError> {
+        let error = if error.is_empty() { std::mem::take(&mut self.refusal) } else { error.into() };
+        let recorded = self.record(status, &error);
+        self.end = Some(End { status, error });
+        recorded
     }
 
-    fn record(&mut self, status: u16, error: &str) {
+    fn record(&mut self, status: u16, error: &str) -> Result<(), AuditError> {
         if !self.ticket.is_open() {
-            return;
+            return Ok(());
         }
         self.ticket.decided(&answered(self.cache, &self.tally));
         self.ticket.over(&Over {
@@ -370,7 +379,7 @@ impl Entry {
             error,
             took: self.received.elapsed(),
             tokens: self.tally.tokens(),
-        });
+        })
     }
 }
 
@@ -412,7 +421,8 @@ impl Drop for Tally {
         self.over(line.ticket.is_some());
         if let Some(ticket) = &mut line.ticket {
             ticket.decided(&answered(line.cache, self));
-            ticket.over(&Over {
+            // Nobody is there to be refused.
+            let _ = ticket.over(&Over {
                 request_id: &line.id,
                 principal: &line.principal,
                 model: &line.model,

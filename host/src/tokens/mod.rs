@@ -5,7 +5,7 @@ mod signer;
 
 use littoral_core::{
     key::hex,
-    token::{Revocation, by_jti, by_subject},
+    token::{ORIGIN, Origin, Revocation, by_jti, by_subject},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -37,6 +37,9 @@ pub struct Subject {
     /// Unix seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_time: Option<u64>,
+    /// The token it is given for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
 }
 
 /// What a refresh token stands for, by its digest.
@@ -45,6 +48,9 @@ struct Refresh {
     subject: Subject,
     /// All tokens that were refreshed from one.
     family: String,
+    /// When it was given, Unix seconds; one that does not say so is older than every revocation.
+    #[serde(default)]
+    issued_s: u64,
 }
 
 /// Why no token was given.
@@ -111,6 +117,9 @@ impl Mint {
             claims["amr"] = subject.amr.clone().into();
             claims["auth_time"] = subject.auth_time.into();
         }
+        if let Some(origin) = &subject.origin {
+            claims[ORIGIN] = serde_json::to_value(origin).map_err(|e| TokenError::Damaged(e.to_string()))?;
+        }
         let access_token = self.signer.sign(&claims)?;
         Ok(Issued { access_token, token_type: "Bearer".into(), expires_in: lifetime_s, refresh_token: None })
     }
@@ -118,7 +127,7 @@ impl Mint {
     /// An access token and a refresh token of a new family.
     pub async fn grant(&self, store: &dyn Store, subject: Subject) -> Result<Issued, TokenError> {
         let family = random()?;
-        self.issue(store, Refresh { subject, family }).await
+        self.issue(store, Refresh { subject, family, issued_s: 0 }).await
     }
 
     /// A new pair for a refresh token, which is good once. One that comes a second time was stolen, or its successor was:
@@ -140,13 +149,23 @@ impl Mint {
         let family = refresh.family.clone().into_bytes();
         store.put(Table::Once, &used(&id), family, Some(self.refresh_until())).await?;
         let over = store.get(Table::Once, &ended(&refresh.family)).await?.is_some();
-        if over || refresh.subject.client_id != client_id {
+        if over || refresh.subject.client_id != client_id || self.is_revoked(store, &refresh).await? {
             return Err(TokenError::Refused);
         }
         self.issue(store, refresh).await
     }
 
-    async fn issue(&self, store: &dyn Store, refresh: Refresh) -> Result<Issued, TokenError> {
+    /// Whether the subject's tokens were revoked since.
+    async fn is_revoked(&self, store: &dyn Store, refresh: &Refresh) -> Result<bool, TokenError> {
+        let Subject { tenant, user, .. } = &refresh.subject;
+        let stored = store.get(Table::Revoked, &by_subject(&self.issuer, tenant, user)).await?;
+        // One that cannot be read revokes everything.
+        let before = stored.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
+        Ok(before.is_some_and(|before| refresh.issued_s <= before))
+    }
+
+    async fn issue(&self, store: &dyn Store, mut refresh: Refresh) -> Result<Issued, TokenError> {
+        refresh.issued_s = now_ms() / 1000;
         let mut issued = self.access(&refresh.subject, None)?;
         let text = format!("lr_{}{}", random()?, random()?);
         let json = serde_json::to_vec(&refresh).map_err(|e| TokenError::Damaged(e.to_string()))?;
@@ -181,16 +200,18 @@ fn random() -> Result<String, TokenError> {
 
 /// Refuses one token from now on, everywhere.
 pub async fn revoke_token(store: &dyn Store, issuer: &str, jti: &str) -> Result<(), StoreError> {
-    revoke(store, &by_jti(issuer, jti), u64::MAX).await
-}
-
-/// Refuses every token of a subject that was issued until now, everywhere.
-pub async fn revoke_subject(store: &dyn Store, issuer: &str, subject: &str) -> Result<(), StoreError> {
-    revoke(store, &by_subject(issuer, subject), now_ms() / 1000).await
-}
-
-async fn revoke(store: &dyn Store, name: &str, before_s: u64) -> Result<(), StoreError> {
-    let json = serde_json::to_vec(&Revocation { before_s }).expect("a number always serialises");
     // No access token is good for longer than this; see `config::Issuer::check`.
-    store.put(Table::Revoked, name, json, Some(now_ms() + config::LONGEST_TOKEN_S * 1000)).await
+    let until = now_ms() + config::LONGEST_TOKEN_S * 1000;
+    revoke(store, &by_jti(issuer, jti), u64::MAX, Some(until)).await
+}
+
+/// Refuses every token of a tenant's subject that was issued until now, everywhere, and what would refresh them.
+pub async fn revoke_subject(store: &dyn Store, issuer: &str, tenant: &str, subject: &str) -> Result<(), StoreError> {
+    // How long a refresh token is good is for the edges to say.
+    revoke(store, &by_subject(issuer, tenant, subject), now_ms() / 1000, None).await
+}
+
+async fn revoke(store: &dyn Store, name: &str, before_s: u64, until_ms: Option<u64>) -> Result<(), StoreError> {
+    let json = serde_json::to_vec(&Revocation { before_s }).expect("a number always serialises");
+    store.put(Table::Revoked, name, json, until_ms).await
 }

@@ -30,7 +30,22 @@ impl Secret {
             Err(error) => return Err(error).with_context(named),
             Ok(_) => crate::audit::read_key(path)?,
         };
-        Ok(Self(RandomizedNonceKey::new(&AES_256_GCM, &key).ok().context("AES-256-GCM cannot be used")?))
+        Self::new(&key)
+    }
+
+    /// The secret in `path`, which must be there: what is sealed with another one than the edges' is lost to them.
+    pub fn existing(path: &Path) -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            path.exists(),
+            "the secret {} is not there: name the edges' configuration, whose token.secret_file says where it is, with \
+             --config, or the file itself with --secret; the first edge with a token.issuer makes it at its start",
+            path.display()
+        );
+        Self::new(&crate::audit::read_key(path)?)
+    }
+
+    fn new(key: &[u8; 32]) -> anyhow::Result<Self> {
+        Ok(Self(RandomizedNonceKey::new(&AES_256_GCM, key).ok().context("AES-256-GCM cannot be used")?))
     }
 
     /// Seals `plain`, bound to what it is for.

@@ -7,13 +7,13 @@ use std::{
     collections::HashSet,
     fs,
     os::unix::fs::OpenOptionsExt,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc},
     thread,
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use littoral_core::{
     ledger::{Ledger, Spent},
     limits::charge_kind,
@@ -51,6 +51,9 @@ pub struct Embedded {
     jobs: mpsc::Sender<Job>,
     counted: Arc<Mutex<Counted>>,
     thread: Option<thread::JoinHandle<()>>,
+    path: PathBuf,
+    /// Held by the one edge that counts here: a second one would not know what this one has granted.
+    edge: Mutex<Option<fs::File>>,
 }
 
 struct Counted {
@@ -87,7 +90,7 @@ impl Embedded {
         let counted = Arc::new(Mutex::new(Counted { ledger, sweep_at: SWEEP_AT, corrected: HashSet::new() }));
         let own = counted.clone();
         let thread = thread::Builder::new().name("store".into()).spawn(move || write(queue, admin, hot, &own))?;
-        Ok(Self { jobs, counted, thread: Some(thread) })
+        Ok(Self { jobs, counted, thread: Some(thread), path: path.into(), edge: Mutex::default() })
     }
 
     fn ledger(&self) -> MutexGuard<'_, Counted> {
@@ -248,6 +251,18 @@ impl Store for Embedded {
         })
     }
 
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool> {
+        let (id, before) = (id.to_string(), before.to_vec());
+        self.run(move |connection| {
+            let transaction = connection.transaction()?;
+            touch(&transaction, table)?;
+            let write = "UPDATE entries SET value = ?4, until_ms = NULL WHERE kind = ?1 AND id = ?2 AND value = ?3";
+            let swapped = transaction.execute(write, params![table.name(), id, before, value])?;
+            transaction.commit()?;
+            Ok(swapped == 1)
+        })
+    }
+
     fn take(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>> {
         let id = id.to_string();
         self.run(move |connection| {
@@ -288,6 +303,26 @@ impl Store for Embedded {
             answered.await.unwrap_or_else(|_| Err(StoreError::Lost("it was closed".into())))?;
             Ok(granted)
         })
+    }
+
+    fn attend(&self) -> anyhow::Result<()> {
+        // Beside the database: a lock on that itself would be in the way of SQLite's own.
+        let mut name = self.path.clone().into_os_string();
+        name.push("-edge");
+        let named = || format!("the store {}", self.path.display());
+        let mut options = fs::OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&name).with_context(named)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => bail!(
+                "store.url: another edge uses {}, and neither would know what the other has granted; name another file, or \
+                 a Redis, which is for many",
+                self.path.display()
+            ),
+            Err(fs::TryLockError::Error(error)) => return Err(error).with_context(named),
+        }
+        *self.edge.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(())
     }
 
     fn settle(&self, settlement: Settlement) {

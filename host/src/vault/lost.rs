@@ -27,7 +27,10 @@ const MOST_REMEMBERED: usize = 65_536;
 pub struct Limits {
     store: Arc<dyn Store>,
     on_loss: OnLoss,
+    /// The store did not answer when it was last asked.
     lost: AtomicBool,
+    /// Limits go on without the store, until it admits something.
+    alone: AtomicBool,
     shared: AtomicU64,
     own: Mutex<Own>,
 }
@@ -51,7 +54,8 @@ impl fmt::Debug for Limits {
 
 impl Limits {
     pub fn new(store: Arc<dyn Store>, on_loss: OnLoss) -> Self {
-        Self { store, on_loss, lost: AtomicBool::new(false), shared: AtomicU64::new(0), own: Mutex::default() }
+        let (lost, alone, shared) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+        Self { store, on_loss, lost, alone, shared, own: Mutex::default() }
     }
 
     /// Whether the store did not answer when it was last asked.
@@ -82,11 +86,12 @@ impl Limits {
                 if !slots.is_empty() {
                     self.store.settle(Settlement { tenant, lease, corrections: Vec::new(), slots });
                 }
-                if !self.lost.swap(true, Relaxed) {
+                self.lost.store(true, Relaxed);
+                if !self.alone.swap(true, Relaxed) {
                     tracing::error!(%error, on_loss = ?self.on_loss, "the store is lost; limits go on without it");
                 }
-                match keep {
-                    Some(admission) => Ok(self.share(admission)),
+                match keep.and_then(|admission| self.share(admission)) {
+                    Some(answer) => Ok(answer),
                     None => Err(error),
                 }
             }
@@ -133,13 +138,20 @@ impl Limits {
         }
     }
 
+    /// The store has answered something else than an admission: it is not lost. Limits are its own again with the next
+    /// admission, which says what is left of them.
+    pub fn answered(&self) {
+        self.lost.store(false, Relaxed);
+    }
+
     fn own(&self) -> MutexGuard<'_, Own> {
         self.own.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self, admission: &Admission, answer: &Result<Vec<Grant>, Refusal>) {
         let mut own = self.own();
-        if self.lost.swap(false, Relaxed) {
+        self.lost.store(false, Relaxed);
+        if self.alone.swap(false, Relaxed) {
             tracing::info!("the store is back");
             own.ledger = Ledger::default();
             own.shares.clear();
@@ -164,9 +176,9 @@ impl Limits {
         }
     }
 
-    /// This edge's share of each limit, beginning with its share of what was left. Of a budget nobody has heard of nothing
-    /// is left that could be shared.
-    fn share(&self, mut admission: Admission) -> Result<Vec<Grant>, Refusal> {
+    /// This edge's share of each limit, beginning with its share of what was left. None where a budget is among them of
+    /// which nobody has heard: it may be used up or whole.
+    fn share(&self, mut admission: Admission) -> Option<Result<Vec<Grant>, Refusal>> {
         let edges = u64::from(self.store.edges().max(1));
         let now = now_ms();
         let mut guard = self.own();
@@ -175,7 +187,7 @@ impl Limits {
             let name = (demand.kind.clone(), demand.key.clone());
             let left = own.left.get(&name).map(|left| left / edges);
             match demand.kind.as_str() {
-                charge_kind::BUDGET => demand.limit = left.unwrap_or_default(),
+                charge_kind::BUDGET => demand.limit = left?,
                 charge_kind::CONCURRENCY => demand.limit = demand.limit.div_ceil(edges),
                 _ => {
                     demand.limit = demand.limit.div_ceil(edges);
@@ -194,6 +206,6 @@ impl Limits {
             own.leases.insert(admission.lease);
             self.shared.fetch_add(1, Relaxed);
         }
-        granted
+        Some(granted)
     }
 }

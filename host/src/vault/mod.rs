@@ -125,13 +125,16 @@ pub trait Store: Send + Sync {
     fn put(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, ()>;
     /// Writes an entry if there is none; whether there was none.
     fn put_new(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, bool>;
+    /// Writes an entry that never expires where `before` stands; whether it stood there.
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool>;
     /// Removes an entry and gives it to one caller only.
     fn take(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>>;
     fn admit(&self, admission: Admission) -> Answer<'_, Result<Vec<Grant>, Refusal>>;
     /// Settles in the background; tries again while the store cannot be reached.
     fn settle(&self, settlement: Settlement);
-    /// Says from now on that an edge uses it, and keeps that edge's slots.
-    fn attend(&self) {}
+    /// Says from now on that an edge uses it, and keeps that edge's slots. Fails where another edge uses it and it is for
+    /// one alone.
+    fn attend(&self) -> anyhow::Result<()>;
     /// Whether other edges may use it.
     fn is_shared(&self) -> bool {
         false

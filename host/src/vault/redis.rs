@@ -335,6 +335,24 @@ impl Store for Redis {
         })
     }
 
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool> {
+        let (id, before) = (id.to_string(), before.to_vec());
+        self.run(move |shared| async move {
+            let mut writes = redis::pipe();
+            writes.atomic();
+            let mut swap = redis::cmd("EVAL");
+            swap.arg(include_str!("swap.lua"));
+            if table.is_mirrored() {
+                swap.arg(2).arg(admin(table.name())).arg(admin("version")).arg(id);
+            } else {
+                swap.arg(1).arg(entry(table, &id)).arg("");
+            }
+            swap.arg(before).arg(sealed(&value, None));
+            writes.add_command(swap);
+            Ok(shared.write::<(i64,)>(writes).await?.0 == 1)
+        })
+    }
+
     fn take(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>> {
         let id = id.to_string();
         self.run(move |shared| async move {
@@ -395,9 +413,10 @@ impl Store for Redis {
         });
     }
 
-    fn attend(&self) {
+    fn attend(&self) -> anyhow::Result<()> {
         let shared = self.shared.clone();
         self.own.handle.spawn(async move { shared.renew_for_ever().await });
+        Ok(())
     }
 
     fn is_shared(&self) -> bool {

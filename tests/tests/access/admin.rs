@@ -9,6 +9,7 @@ use littoral_tests::{
     eventually,
     instant_node::{InstantNode, Script},
     process,
+    redis_server::Redis,
 };
 use serde_json::{Value, json};
 
@@ -56,7 +57,27 @@ async fn administrators_make_rotate_and_revoke_keys_over_http() {
     // What administrators do is in the audit log.
     let mut search = Command::new(artefact::binary("littoral"));
     search.args(["audit", "search", "--key-id", "admin", "--outcome", "allowed"]).arg(&audit);
-    assert!(process::run("audit", search, SOON).said.contains("POST /admin/keys"));
+    let said = process::run("audit", search, SOON).said;
+    let made = said.lines().find(|line| line.contains("\"POST /admin/keys\"")).unwrap_or_else(|| panic!("{said}"));
+    assert!(made.contains(id), "it says which: {made}");
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_checked_is_not_called_wrong() {
+    let node = InstantNode::start("n", Script::default());
+    let redis = Redis::start();
+    let store = format!("url = '{}'\ntimeout_ms = 1000", redis.url());
+    let edge = Edge::to(&[node.address()]).with("admin", "listen = '127.0.0.1:0'").with("store", &store).start();
+    let said = edge.process.log();
+    let token = said.lines().find_map(|line| line.strip_prefix("admin token ")).unwrap();
+    let client = Client::new(edge.process.address("admin"));
+    client.with_key(token).get("/admin/keys").await.ok().await;
+    redis.pause(true);
+    assert_eq!(client.with_key(token).get("/admin/keys").await.status, 503);
+    assert_eq!(send(&client, "POST", "/admin/login", &json!({ "token": token })).await.status, 503);
+    redis.pause(false);
+    let again = async || client.with_key(token).get("/admin/keys").await.status == 200;
+    eventually("the store", SOON, again).await;
 }
 
 #[tokio::test]

@@ -185,27 +185,83 @@ async fn any_change_is_found() {
     assert!(audit(&["verify"], &dir).said.contains("head"), "a missing head shows");
 }
 
+/// What an edge makes of a log that somebody was at, and what is found in it afterwards.
+#[tokio::test]
+async fn a_cut_before_a_start_is_not_mended_by_it() {
+    let node = InstantNode::start("n", Script::default());
+    let (setup, dir) = setup(&node, "strict = true");
+    let head = dir.join("head");
+    let ask_once = async |command: Command| {
+        let process = Process::start("edge", command);
+        let key = fs::read_to_string(setup.dir().join("key")).unwrap();
+        let client = Client::new(process.address("http")).with_key(&key);
+        client.get("/v1/models").await.ok().await;
+        process.terminate();
+        process.wait(SOON);
+    };
+    let serve = || {
+        let (command, keys) = setup.command();
+        fs::write(setup.dir().join("key"), keys.acme).unwrap();
+        command
+    };
+    for _ in 0..5 {
+        ask_once(serve()).await;
+    }
+    assert!(whole(&dir).contains("5 lines"), "{}", whole(&dir));
+    let (file, kept_head) = (files(&dir).remove(0), fs::read(&head).unwrap());
+    let good = fs::read_to_string(&file).unwrap();
+    let two: String = good.lines().take(2).map(|line| format!("{line}\n")).collect();
+    // Without its head nobody goes on with it, whole or cut, and nobody begins anew where it was.
+    for text in [Some(&good), Some(&two), None] {
+        match text {
+            Some(text) => fs::write(&file, text).unwrap(),
+            None => fs::remove_file(&file).unwrap(),
+        }
+        let _ = fs::remove_file(&head);
+        Process::refused("edge", serve()).names(&["audit.dir", "littoral audit begin"]);
+        assert!(!audit(&["verify"], &dir).status.success());
+    }
+    // With its head the gap is told at the start, and found for ever.
+    fs::write(&head, kept_head).unwrap();
+    fs::write(&file, &two).unwrap();
+    for _ in 0..2 {
+        ask_once(serve()).await;
+        let ended = audit(&["verify"], &dir);
+        assert!(!ended.status.success() && ended.said.contains("line 3 is expected"), "{}", ended.said);
+    }
+    for file in files(&dir) {
+        fs::remove_file(file).unwrap();
+    }
+    ask_once(serve()).await;
+    let ended = audit(&["verify"], &dir);
+    assert!(!ended.status.success() && ended.said.contains("was cut"), "{}", ended.said);
+}
+
 /// An edge whose audit folder is a file system of 64 KiB that nobody else sees.
-fn cramped(node: &InstantNode, more: &str) -> (Process, Client) {
+fn cramped(node: &InstantNode, more: &str) -> (Process, Client, PathBuf) {
     let (setup, dir) = setup(node, more);
     fs::create_dir_all(&dir).unwrap();
-    let key = format!("key = '{}'", setup.dir().join("audit.key").display());
-    let (serve, keys) = setup.with("audit", &key).command();
+    let (key, copy) = (setup.dir().join("audit.key"), setup.dir().join("copy"));
+    let key = format!("key = '{}'\ncopy_to = '{}'", key.display(), copy.display());
+    let setup = setup.with("audit", &key);
+    let (serve, keys) = setup.command();
     let mut command = Command::new("unshare");
     let mount = "mount -t tmpfs -o size=64k tmpfs \"$0\" && exec \"$@\"";
     command.args(["-rm", "sh", "-c", mount]).arg(dir).arg(serve.get_program()).args(serve.get_args());
     let process = Process::start("edge", command);
+    setup.wait_for_nodes(&process);
     let client = Client::new(process.address("http")).with_key(&keys.acme);
-    (process, client)
+    (process, client, copy)
 }
 
 #[tokio::test]
 async fn a_full_disk_closes_the_door_or_is_told() {
     let node = InstantNode::start("n", Script::default());
-    let (closed, client) = cramped(&node, "on_full = 'deny'");
+    let (closed, client, copy) = cramped(&node, "on_full = 'deny'");
+    client.get("/healthz").await.ok().await;
     let mut answered = 0;
     let refused = loop {
-        let answer = client.get("/v1/models").await;
+        let answer = named(&client, &format!("answered-{answered}")).get("/v1/models").await;
         if answer.status != 200 {
             break answer;
         }
@@ -219,10 +275,21 @@ async fn a_full_disk_closes_the_door_or_is_told() {
     assert_eq!(metrics.get("littoral_audit_full"), 1.0);
     let said = async || closed.log().contains("the audit log cannot be written to");
     eventually("the log to say so", SOON, said).await;
-    let (told, client) = cramped(&node, "on_full = 'continue'");
+    // Every request that was answered has its line, the last one too; and nobody is sent here any more.
+    let copied = || files(&copy).iter().map(|path| fs::read_to_string(path).unwrap()).collect::<String>();
+    let recorded = async || {
+        let text = copied();
+        (0..answered).all(|i| text.contains(&format!("\"request_id\":\"answered-{i}\"")))
+    };
+    eventually("the lines in the second folder", SOON, recorded).await;
+    let health = client.get("/healthz").await;
+    assert_eq!(health.status, 503);
+    assert_eq!(health.json().await["audit_full"], true);
+    let (told, client, _) = cramped(&node, "on_full = 'continue'");
     for _ in 0..400 {
         client.get("/v1/models").await.ok().await;
     }
+    client.get("/healthz").await.ok().await;
     let metrics = littoral_tests::metrics::Metrics::of(told.address("metrics")).await;
     assert!(metrics.get("littoral_audit_lost_total") > 50.0);
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -265,5 +332,11 @@ async fn a_search_finds_the_lines_that_fit_and_no_others() {
     ] {
         assert_eq!(found(conditions), expected, "{conditions:?}");
     }
+    for (conditions, word) in [(&["--since", "yesterday"], "yesterday"), (&["--outcome", "bogus"], "interrupted")] {
+        let ended = audit(&[&["search"], &conditions[..]].concat(), &dir);
+        assert!(!ended.status.success() && ended.said.contains(word), "{}", ended.said);
+    }
+    let ended = audit(&["search"], &dir.join("nowhere"));
+    assert!(!ended.status.success() && ended.said.contains("nowhere"), "{}", ended.said);
     whole(&dir);
 }

@@ -10,6 +10,7 @@ use littoral_tests::{
     edge::Edge,
     eventually,
     instant_node::{InstantNode, MODEL, Script},
+    process::Process,
     redis_server::Redis,
 };
 
@@ -165,6 +166,18 @@ async fn a_rotated_key_keeps_its_limits_and_its_old_secret_ends_with_the_grace()
 }
 
 #[tokio::test]
+async fn a_file_is_for_one_edge() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).start();
+    let second = || Edge::to(&[node.address()]).with("store", &format!("url = '{}'", edge.store));
+    Process::refused("edge", second().command().0).names(&["store.url", &edge.store, "another edge", "Redis"]);
+    // Commands go on, and so does the next edge.
+    edge.key(&["create", "--tenant", "acme", "--user", "ada"]);
+    edge.process.kill();
+    second().start();
+}
+
+#[tokio::test]
 async fn commands_say_what_they_cannot_do() {
     let node = InstantNode::start("n", Script::default());
     let edge = Edge::to(&[node.address()]).start();
@@ -172,6 +185,8 @@ async fn commands_say_what_they_cannot_do() {
         (&["key", "revoke", "000000000000"][..], &["000000000000", "littoral key list"][..]),
         (&["key", "rotate", "000000000000"], &["there is no key"]),
         (&["key", "create", "--tenant", "", "--user", "a"], &["tenant"]),
+        (&["key", "create", "--tenant", "a", "--user", "a", "--model", ""], &["models"]),
+        (&["key", "create", "--tenant", "a", "--user", "a", "--requests-per-minute", "0"], &["requests_per_minute"]),
         (&["token", "create", "000000000000"], &["token.issuer"]),
         (&["token", "revoke", "--jti", "j"], &["--issuer"]),
     ] {

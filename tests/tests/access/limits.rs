@@ -160,6 +160,23 @@ async fn a_rate_is_told_and_kept() {
 }
 
 #[tokio::test]
+async fn what_never_fits_is_not_tried_again_and_the_tightest_limit_is_told() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).with("tenant.acme.limits", "requests_per_minute = 6000").start();
+    let client = edge.client_with(&["--requests-per-minute", "60", "--tokens-per-minute", "500"]).await;
+    let answer = client.get("/v1/models").await;
+    assert_eq!(answer.header("x-ratelimit-limit-requests"), "60");
+    let long = json!([{"role": "user", "content": "long ".repeat(200)}]);
+    let refused = client.chat(&ask(json!({"messages": long, "max_tokens": 5}))).await;
+    assert_eq!(refused.header("retry-after"), "");
+    let error = refused.error(400).await;
+    assert!(
+        error["message"].as_str().unwrap().contains("the 500 tokens a minute that this API key may use"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
 async fn slots_are_given_back_when_clients_leave() {
     let gate = Gate::default();
     let node = InstantNode::start("n", Script { gate: Some((2, gate.clone())), ..Script::default() });
@@ -196,6 +213,7 @@ async fn a_lost_store_leaves_each_edge_its_share() {
     let heard = redis.monitor();
     let client = one.client_with(&["--budget", "100/total"]).await;
     let strictly = client.at(strict.http);
+    let never_used = one.client_with(&["--budget", "100/total"]).await;
     client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
     eventually("the key", SOON, async || strictly.get("/v1/models").await.status == 200).await;
     // Both edges have said again that they are there, and heard of each other.
@@ -223,9 +241,15 @@ async fn a_lost_store_leaves_each_edge_its_share() {
     }
     assert_eq!(answered, 9);
     strictly.chat(&ask(json!({"max_tokens": 5}))).await.error(503).await;
+    // Of a budget that was never heard of nobody can say that it is used up.
+    let unknown = never_used.chat(&ask(json!({"max_tokens": 5}))).await;
+    assert_eq!(unknown.header("retry-after"), "1");
+    unknown.error(503).await;
     assert_eq!(one.metrics().await.get("littoral_store_lost"), 1.0);
     // Back again, the store is told what was spent meanwhile.
     redis.start_again();
+    // Nobody has to ask for it to be seen.
+    eventually("the store", SOON, async || one.metrics().await.get("littoral_store_lost") == 0.0).await;
     eventually("the store", SOON, async || client.chat(&ask(json!({"max_tokens": 1}))).await.status == 200).await;
     let left = Arc::new(std::sync::atomic::AtomicU64::new(0));
     eventually("the end of the budget", SOON, async || {

@@ -116,8 +116,8 @@ async fn keys_revocations_and_second_factors_reach_the_replica_first() {
     assert!(has(&replica, "keys", &id));
     acknowledged(&edge, &["user", "enrol", "--tenant", "acme", "--user", "ada", "--secret", &secret(&edge)]);
     assert!(has(&replica, "factors", "acme\nada"));
-    acknowledged(&edge, &["token", "revoke", "--subject", "ada"]);
-    assert!(has(&replica, "revoked", "sub\nhttps://edge.example\nada"));
+    acknowledged(&edge, &["token", "revoke", "--tenant", "acme", "--subject", "ada"]);
+    assert!(has(&replica, "revoked", "sub\nhttps://edge.example\nacme\nada"));
     acknowledged(&edge, &["key", "revoke", &id]);
     assert!(!has(&replica, "keys", &id));
 }

@@ -3,10 +3,12 @@
 use littoral_core::step_up::totp;
 use littoral_tests::{
     client::{Answer, Client},
-    edge::Edge,
+    edge::{Edge, Setup},
     eventually,
     instant_node::{InstantNode, Script},
+    issuer::{ISSUER, Pair, claims},
     process,
+    redis_server::Redis,
 };
 use serde_json::json;
 
@@ -21,8 +23,12 @@ struct Scene {
 
 impl Scene {
     async fn start(when: &str) -> Self {
+        Self::with(when, |setup| setup).await
+    }
+
+    async fn with(when: &str, more: impl FnOnce(Setup) -> Setup) -> Self {
         let node = InstantNode::start("n", Script::default());
-        let setup = Edge::to(&[node.address()]);
+        let setup = more(Edge::to(&[node.address()]));
         let secret = setup.dir().join("secret");
         let edge = setup
             .with("edge", "trusted_proxies = ['127.0.0.0/8']")
@@ -99,8 +105,11 @@ async fn a_new_place_asks_for_a_code_and_a_code_opens_it() {
     let known = async || scene.from(away, &scene.key).chat(&ask(json!({}))).await.status == 200;
     eventually("the new place", SOON, known).await;
     challenged(scene.from("192.0.2.1", &scene.key).chat(&ask(json!({}))).await).await;
-    // Elsewhere the token of the second factor is good while it is fresh.
-    scene.from("192.0.2.1", token).chat(&ask(json!({}))).await.ok().await;
+    // Elsewhere the token of the second factor is good while it is fresh, and makes nobody's home of the place.
+    for _ in 0..2 {
+        scene.from("192.0.2.1", token).chat(&ask(json!({}))).await.ok().await;
+        challenged(scene.from("192.0.2.1", &scene.key).chat(&ask(json!({}))).await).await;
+    }
 }
 
 #[tokio::test]
@@ -128,4 +137,89 @@ async fn recovery_codes_count_once_and_guesses_are_few() {
     assert!(throttled.header("retry-after").parse::<u64>().is_ok_and(|s| (1..=60).contains(&s)));
     // Right or wrong, no further try counts for now.
     prove(json!({"recovery_code": recovery[4]})).await.error(429).await;
+}
+
+#[tokio::test]
+async fn recovery_codes_given_at_once_are_used_up_in_a_shared_store() {
+    let redis = Redis::start();
+    let scene =
+        Scene::with("always", |setup| setup.with("store", &format!("url = '{}'\ntimeout_ms = 5000", redis.url())))
+            .await;
+    let (_, recovery) = scene.enrol();
+    let at_home = scene.from("198.51.100.7", &scene.key);
+    let prove = async |code: &str| {
+        let body = json!({ "recovery_code": code }).to_string();
+        at_home.post("/v1/auth/step-up", body).await.status
+    };
+    assert_eq!(tokio::join!(prove(&recovery[0]), prove(&recovery[1])), (200, 200));
+    // What the marks of used codes would hide is looked at without them.
+    redis.command(&[b"EVAL", b"for _, k in ipairs(redis.call('KEYS', '*once*')) do redis.call('DEL', k) end", b"0"]);
+    assert_eq!((prove(&recovery[0]).await, prove(&recovery[1]).await), (401, 401));
+    assert_eq!(prove(&recovery[2]).await, 200);
+}
+
+#[tokio::test]
+async fn a_factor_is_sealed_with_the_secret_that_the_configuration_names() {
+    let scene = Scene::start("always").await;
+    let home = littoral_tests::artefact::scratch("home");
+    let enrol = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(littoral_tests::artefact::binary("littoral"));
+        command.args(["user", "enrol", "--tenant", "acme", "--user", "ada"]).args(arguments).current_dir(&home);
+        process::run("enrol", command, SOON)
+    };
+    let config = scene.edge.config().display().to_string();
+    let ended = enrol(&["--config", &config]);
+    assert!(ended.status.success(), "{}", ended.said);
+    let code = ended.said.lines().find_map(|line| line.strip_prefix("  ")).expect("recovery codes are shown");
+    let body = json!({ "recovery_code": code }).to_string();
+    scene.from("198.51.100.7", &scene.key).post("/v1/auth/step-up", body).await.ok().await;
+    // Without it nothing is made up.
+    let ended = enrol(&["--store", &scene.edge.store]);
+    assert!(!ended.status.success());
+    ended.names(&["littoral.secret", "--config", "token.secret_file"]);
+    assert!(!home.join("littoral.secret").exists());
+}
+
+#[tokio::test]
+async fn a_token_for_a_second_factor_ends_with_the_one_it_was_given_for() {
+    let pair = Pair::es();
+    let scene = Scene::with("always", |setup| {
+        let file = setup.dir().join("jwks.json");
+        std::fs::write(&file, json!({"keys": [pair.jwk("k1")]}).to_string()).unwrap();
+        let issuer = format!("{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '{}' }}", file.display());
+        setup.with("auth", &format!("issuer = [{issuer}]"))
+    })
+    .await;
+    let (_, recovery) = scene.enrol();
+    let token = |subject: &str, jti: &str| {
+        let mut claims = claims();
+        for (claim, value) in [("sub", subject), ("jti", jti), ("tenant", "acme")] {
+            claims[claim] = json!(value);
+        }
+        pair.token("k1", &claims)
+    };
+    let step_up = async |token: &str, code: &str| {
+        let body = json!({ "recovery_code": code }).to_string();
+        let issued = scene.from("198.51.100.7", token).post("/v1/auth/step-up", body).await.ok().await;
+        issued["access_token"].as_str().unwrap().to_string()
+    };
+    let status = async |token: &str| scene.from("198.51.100.7", token).get("/v1/models").await.status;
+    let first = step_up(&token("ada", "j1"), &recovery[0]).await;
+    // A second one, given for the first, has the same end.
+    let again = step_up(&first, &recovery[1]).await;
+    let other = step_up(&token("ada", "j2"), &recovery[2]).await;
+    for token in [&first, &again, &other] {
+        assert_eq!(status(token).await, 200);
+    }
+    let revoke = |arguments: &[&str]| {
+        let ended = scene.edge.run(&[&["token", "revoke", "--issuer", ISSUER], arguments].concat());
+        assert!(ended.status.success(), "{}", ended.said);
+    };
+    revoke(&["--jti", "j1"]);
+    for token in [&first, &again] {
+        eventually("the end of the token", SOON, async || status(token).await == 401).await;
+    }
+    assert_eq!(status(&other).await, 200);
+    revoke(&["--tenant", "acme", "--subject", "ada"]);
+    eventually("the end of the subject", SOON, async || status(&other).await == 401).await;
 }

@@ -12,6 +12,7 @@ use littoral_tests::{
     eventually,
     instant_node::{InstantNode, Script},
     issuer::{ISSUER, Pair, Served, claims, now},
+    process::Process,
     redis_server::Redis,
 };
 use serde_json::{Value, json};
@@ -60,6 +61,13 @@ async fn tokens_of_an_issuer_open_the_door_and_rotate_with_its_keys() {
     // A damaged set changes nothing.
     fs::write(&file, "{\"keys\": 7").unwrap();
     eventually("the complaint", SOON, async || edge.process.log().contains("keys known before stay")).await;
+    models(&edge, &token).await.ok().await;
+    // Nor does one that is gone, of which is spoken once, however often it is looked for.
+    fs::remove_file(&file).unwrap();
+    let warned = || edge.process.log().matches("keys known before stay").count();
+    eventually("the second complaint", SOON, async || warned() == 2).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(warned(), 2);
     models(&edge, &token).await.ok().await;
 }
 
@@ -152,17 +160,30 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     let body = access.split('.').nth(1).unwrap();
     let read: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
     let fresh = client.post("/oauth/token", "grant_type=client_credentials").await.ok().await;
+    let refresh = fresh["refresh_token"].clone();
     let fresh = fresh["access_token"].as_str().unwrap().to_string();
+    // Another tenant's user of the same name.
+    let theirs = edge.key(&["create", "--tenant", "globex", "--user", "ada"]);
+    for edge in [&edge, &other] {
+        eventually("the key", SOON, async || models(edge, &theirs).await.status == 200).await;
+    }
+    let theirs = token(&edge, &format!("grant_type=client_credentials&client_secret={theirs}")).await.ok().await;
+    let theirs = theirs["access_token"].as_str().unwrap();
     revoke(&["--jti", read["jti"].as_str().unwrap()]);
     let began = std::time::Instant::now();
     eventually("the end of the token", SOON, async || models(&other, access).await.status == 401).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     models(&other, &fresh).await.ok().await;
-    revoke(&["--subject", "ada"]);
+    revoke(&["--tenant", "acme", "--subject", "ada"]);
     eventually("the end of the subject", SOON, async || models(&other, &fresh).await.status == 401).await;
+    models(&other, theirs).await.ok().await;
+    // What would bring it back is over with it.
+    let refreshed = token(&edge, &form(&refresh)).await;
+    assert_eq!(refreshed.json().await["error"], "invalid_grant");
     // And what a key was given ends with the key.
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let last = client.post("/oauth/token", "grant_type=client_credentials").await.ok().await;
+    let last = token(&edge, &form(&last["refresh_token"])).await.ok().await;
     let last = last["access_token"].as_str().unwrap();
     models(&other, last).await.ok().await;
     edge.key(&["revoke", id]);
@@ -195,4 +216,65 @@ async fn a_token_of_the_command_line_is_as_good_as_one_of_the_edge() {
     eventually("the end of the token", SOON, async || models(&edge, &token).await.status == 401).await;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     models(&edge, &mint(&[])).await.ok().await;
+}
+
+#[tokio::test]
+async fn what_revokes_nothing_or_too_much_is_refused() {
+    let node = InstantNode::start("n", Script::default());
+    let edge = Edge::to(&[node.address()]).start();
+    for (arguments, words) in [
+        (&[][..], &["--jti", "--subject"][..]),
+        (&["--jti", ""], &["--jti"]),
+        (&["--subject", "ada"], &["--tenant"]),
+        (&["--tenant", "acme"], &["--subject"]),
+    ] {
+        let ended = edge.run(&[&["token", "revoke", "--issuer", "i"], arguments].concat());
+        assert!(!ended.status.success(), "{arguments:?}: {}", ended.said);
+        ended.names(words);
+    }
+}
+
+#[tokio::test]
+async fn what_the_configuration_names_and_is_not_there_is_named_by_its_key() {
+    let node = InstantNode::start("n", Script::default());
+    let issuer = format!("issuer = [{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '/nowhere/jwks.json' }}]");
+    let edge = Edge::to(&[node.address()]).with("auth", &issuer);
+    Process::refused("edge", edge.command().0).names(&["auth.issuer[0].jwks", "/nowhere/jwks.json"]);
+    let edge = Edge::to(&[node.address()]).with("audit", "dir = '/proc/nowhere/audit'");
+    Process::refused("edge", edge.command().0).names(&["audit.dir", "/proc/nowhere/audit"]);
+}
+
+#[tokio::test]
+async fn a_token_that_no_edge_would_take_is_not_minted() {
+    let node = InstantNode::start("n", Script::default());
+    let setup = Edge::to(&[node.address()]);
+    let secret = format!("issuer = 'https://edge.example'\nsecret_file = '{}'", setup.dir().join("secret").display());
+    let edge = setup.with("token", &secret).start();
+    let key = edge.key(&["create", "--tenant", "acme", "--user", "ada"]);
+    let mint = |lifetime| edge.run(&["token", "create", key.split('_').nth(1).unwrap(), "--lifetime", lifetime]);
+    for bad in ["0s", "1d", "901s"] {
+        let ended = mint(bad);
+        assert!(!ended.status.success(), "{bad}: {}", ended.said);
+        ended.names(&["--lifetime", "900s"]);
+    }
+    let token = mint("15m").said.trim().to_string();
+    eventually("the key", SOON, async || models(&edge, &token).await.status == 200).await;
+}
+
+#[tokio::test]
+async fn a_refused_client_is_recorded_with_the_reason() {
+    let node = InstantNode::start("n", Script::default());
+    let setup = Edge::to(&[node.address()]);
+    let dir = setup.dir().join("audit");
+    let edge = setup.with("audit", &format!("dir = '{}'\nstrict = true", dir.display())).start();
+    let refused = token(&edge, "grant_type=client_credentials&client_secret=lk_wrong").await;
+    assert_eq!(refused.status, 401);
+    let path =
+        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().path()).find(|p| p.extension().is_some()).unwrap();
+    let text = fs::read_to_string(path).unwrap();
+    let line: Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    assert_eq!(line["outcome"]["error"], "invalid_client", "{line}");
+    assert!(line["auth"]["policy"].to_string().contains("its secret is wrong"), "{line}");
+    let logged = async || edge.process.logged("error", "invalid_client").is_some();
+    eventually("the access log", SOON, logged).await;
 }

@@ -108,6 +108,7 @@ pub fn check(
         denial.audit.push(("step_up".into(), reason.into()));
         return Break(denial.into());
     }
-    let remember = !matches!(verdict, Verdict::Known { stale: false });
+    // A place is a user's own where the code was typed, not where a token came by that was given for it elsewhere.
+    let remember = matches!(verdict, Verdict::First | Verdict::Known { stale: true });
     Continue(remember.then_some(place))
 }

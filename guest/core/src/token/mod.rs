@@ -13,6 +13,7 @@ use crate::{
     denial::{internal, invalid_token, unavailable},
     fact, fact_kind,
 };
+use parse::is_name;
 pub use parse::{Claims, MAX_BYTES, Token, TokenError};
 
 /// Whose tokens are taken, and which.
@@ -78,17 +79,52 @@ impl Revocation {
     }
 }
 
-/// Key of the fact that a token was revoked, by itself or with all of its subject's.
-pub fn revoked_by(claims: &Claims) -> String {
-    [&claims.iss, "\n", &claims.sub, "\n", &claims.jti].concat()
+/// The claim of a token that was given for a second factor: the token with which that was proven.
+pub const ORIGIN: &str = "littoral_origin";
+
+/// What a revocation speaks of in a token. A token for a second factor carries it of the one it came from, with which it
+/// ends.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    pub iss: String,
+    pub sub: String,
+    pub jti: String,
+    /// Unix seconds.
+    pub iat: u64,
+}
+
+impl Origin {
+    /// Of the claims themselves.
+    fn of(claims: &Claims) -> Self {
+        Self { iss: claims.iss.clone(), sub: claims.sub.clone(), jti: claims.jti.clone(), iat: claims.iat }
+    }
+
+    /// That the claims carry.
+    fn carried(claims: &Claims) -> Result<Option<Self>, TokenError> {
+        let Some(value) = claims.other.get(ORIGIN) else { return Ok(None) };
+        let read = Self::deserialize(value).ok();
+        let named = read.filter(|origin| [&origin.iss, &origin.sub, &origin.jti].iter().all(|name| is_name(name)));
+        named.map(Some).ok_or(TokenError::Claim(ORIGIN))
+    }
+
+    /// What a token that is given to who presents these claims has to carry: always the first of a row.
+    pub fn of_next(claims: &Claims) -> Self {
+        Self::carried(claims).ok().flatten().unwrap_or_else(|| Self::of(claims))
+    }
+}
+
+/// Key of the fact that a token of a tenant was revoked, by itself or with all of its subject's.
+pub fn revoked_by(token: &Origin, tenant: &str) -> String {
+    [&token.iss, "\n", tenant, "\n", &token.sub, "\n", &token.jti].concat()
 }
 
 /// Under which names the two revocations are stored of which [`revoked_by`] speaks.
 pub fn revocations(fact: &str) -> Option<[String; 2]> {
     // No claim that names something has a line feed in it.
     let (issuer, rest) = fact.split_once('\n')?;
+    let (tenant, rest) = rest.split_once('\n')?;
     let (subject, jti) = rest.split_once('\n')?;
-    Some([by_jti(issuer, jti), by_subject(issuer, subject)])
+    Some([by_jti(issuer, jti), by_subject(issuer, tenant, subject)])
 }
 
 /// Name under which it is stored that one token was revoked.
@@ -96,9 +132,10 @@ pub fn by_jti(issuer: &str, jti: &str) -> String {
     format!("jti\n{issuer}\n{jti}")
 }
 
-/// Name under which it is stored that all tokens of a subject were revoked.
-pub fn by_subject(issuer: &str, subject: &str) -> String {
-    format!("sub\n{issuer}\n{subject}")
+/// Name under which it is stored that all tokens of a tenant's subject were revoked: another tenant may have one of the
+/// same name.
+pub fn by_subject(issuer: &str, tenant: &str, subject: &str) -> String {
+    format!("sub\n{issuer}\n{tenant}\n{subject}")
 }
 
 /// Key of the facts that hold an issuer's rules and its verification key.
@@ -175,17 +212,24 @@ pub fn verify(text: &str, call: &Call, known: &dyn Knowledge) -> ControlFlow<Out
     if !known.verify(&key.algorithm, &public, token.signed, &token.signature) {
         return refused(TokenError::Signature);
     }
-    let Some(tenant) = issuer.tenant(claims).filter(|tenant| !tenant.is_empty()) else {
+    let Some(tenant) = issuer.tenant(claims).filter(|tenant| !tenant.is_empty() && is_name(tenant)) else {
         return refused(TokenError::Tenant);
     };
-    let revoked = fact(call, known, fact_kind::REVOKED, &revoked_by(claims))?;
-    if let Some(error) = revoked.error {
-        return Break(unavailable(format!("the list of revoked tokens cannot be had: {error}"), 1).into());
-    }
-    // One that cannot be read revokes everything.
-    let before = revoked.value.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
-    if before.is_some_and(|before| claims.iat <= before) {
-        return refused(TokenError::Revoked);
+    let origin = match Origin::carried(claims) {
+        Ok(origin) => origin,
+        Err(error) => return refused(error),
+    };
+    for token in [Some(Origin::of(claims)), origin].into_iter().flatten() {
+        let revoked = fact(call, known, fact_kind::REVOKED, &revoked_by(&token, &tenant))?;
+        if let Some(error) = revoked.error {
+            return Break(unavailable(format!("the list of revoked tokens cannot be had: {error}"), 1).into());
+        }
+        // One that cannot be read revokes everything.
+        let before =
+            revoked.value.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
+        if before.is_some_and(|before| token.iat <= before) {
+            return refused(TokenError::Revoked);
+        }
     }
     Continue(Bearer { claims: token.claims, tenant })
 }

@@ -89,7 +89,7 @@ impl fmt::Display for TokenError {
             Self::TooLong { most_s } => write!(f, "the token is valid for more than {most_s} seconds"),
             Self::Key => f.write_str("the token's key is not one of its issuer"),
             Self::Signature => f.write_str("the token's signature is wrong"),
-            Self::Tenant => f.write_str("the token names no tenant"),
+            Self::Tenant => f.write_str("the token names no tenant, or none that can be one"),
             Self::Revoked => f.write_str("the token was revoked"),
         }
     }
@@ -124,7 +124,7 @@ fn object(text: &str) -> Result<Fields, TokenError> {
 }
 
 /// Whether it is short enough, and without control characters: names joined by line feeds shall be told apart.
-fn is_name(text: &str) -> bool {
+pub(super) fn is_name(text: &str) -> bool {
     text.len() <= MAX_NAME && !text.bytes().any(|b| b.is_ascii_control())
 }
 
