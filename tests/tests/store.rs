@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    sync::atomic::Ordering::Relaxed,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -120,6 +120,48 @@ async fn a_purge_reaches_every_edge_within_a_second() {
     gate.open();
     assert_eq!(asking.await.unwrap(), "miss");
     assert_eq!(said(&second, "in the making").await, "miss");
+}
+
+#[tokio::test]
+async fn no_purge_is_lost_when_the_store_loses_its_memory() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (one, two, first, second) = twin(&node, &redis.url(), edge);
+    let carried_out = || [&one, &two].map(kept::purges);
+    for before in [1, 3] {
+        for n in 0..before {
+            let known = carried_out();
+            purge(&redis.url(), &["--tag", &format!("x{n}")]);
+            heard(known, carried_out).await;
+        }
+        let (early, late) = (format!("early {before}"), format!("late {before}"));
+        let prompts = [format!("{early} one"), format!("{early} two")];
+        let both = [(&first, &prompts[0]), (&second, &prompts[1])];
+        for (client, prompt) in both {
+            assert_eq!(said(client, prompt).await, "miss");
+        }
+        redis.kill();
+        redis.start_again();
+        // What is kept now may be by one that has not heard of it.
+        let filled = AtomicU64::new(0);
+        let kept = async || {
+            let _ = said(&first, &format!("{late} {}", filled.fetch_add(1, Relaxed))).await;
+            !redis.keys("littoral:answer:*").is_empty()
+        };
+        eventually("an answer to be kept", SOON, kept).await;
+        for (client, prompt) in both {
+            assert_eq!(said(client, prompt).await, "hit");
+        }
+        let known = carried_out();
+        purge(&redis.url(), &["--all"]);
+        heard(known, carried_out).await;
+        for (client, prompt) in both {
+            assert_eq!(said(client, prompt).await, "miss", "{before} purges before");
+        }
+        for n in 0..filled.load(Relaxed) {
+            assert_eq!(said(&first, &format!("{late} {n}")).await, "miss", "{before} purges before");
+        }
+        redis.command(&[b"FLUSHALL"]);
+    }
 }
 
 /// Both edges have carried out one purge more than `before`.

@@ -47,7 +47,7 @@ use crate::{
 };
 pub use arrival::{Arrival, now_ms};
 pub use body::Body;
-pub use cache::{AnswerCache, Purge};
+pub use cache::{AnswerCache, Point, Purge};
 pub use memo::Memos;
 use permit::Take;
 use rounds::Decision;

@@ -22,7 +22,7 @@ use answer::OwnTtl;
 pub use answer::{Answer, Place};
 pub use flight::{Flight, Listener, Pilot};
 use purge::Mark;
-pub use purge::{Purge, Purges};
+pub use purge::{Point, Purge, Purges};
 
 /// All answers kept, and those in the making.
 #[derive(Clone)]
@@ -152,14 +152,19 @@ impl AnswerCache {
     }
 
     /// A purge that came from the store; how many kept answers it meant, none when it is known.
-    pub fn purge_numbered(&self, number: u64, purge: &Purge) -> Option<u64> {
-        let is_new = lock(&self.0.purges).add_numbered(number, purge.clone());
+    pub fn purge_numbered(&self, point: Point, purge: &Purge) -> Option<u64> {
+        let is_new = lock(&self.0.purges).add_numbered(point, purge.clone());
         is_new.then(|| self.sweep(purge))
     }
 
-    /// Number of the last purge that came from the store.
-    pub fn last_purge(&self) -> u64 {
-        lock(&self.0.purges).mark().number
+    /// The last purge that came from the store.
+    pub fn last_purge(&self) -> Point {
+        lock(&self.0.purges).mark().point
+    }
+
+    /// The store is in this memory: what was kept in another is not taken from it.
+    pub fn store_is(&self, epoch: u64) {
+        lock(&self.0.purges).enter(epoch);
     }
 
     /// Whether the store is worth asking for what a plan looks up: nothing here answers it.
@@ -180,7 +185,7 @@ impl AnswerCache {
             return None;
         }
         let purges = lock(&self.0.purges);
-        if purges.purged_after(answer.purge, &place) {
+        if purges.purged_after(Point { epoch: answer.epoch, number: answer.purge }, &place) {
             return None;
         }
         let answer = Arc::new(Answer::since(since, stored.events(), place));
