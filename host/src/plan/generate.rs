@@ -14,7 +14,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use littoral_api::chat::{self, Renderer};
-use littoral_core::{Pairs, Plan, cache_mode, dialect, key::hex};
+use littoral_core::{Pairs, Plan, dialect, key::hex};
 use littoral_proto::v1::{Event, event::Kind};
 use tokio::{
     task::spawn_local,
@@ -194,7 +194,7 @@ impl Job {
             }
             Found::Leads(pilot, mut listener) => {
                 // The generation must go on when this request's client leaves and another listens.
-                let shares = self.plan.cache.as_ref().is_some_and(|cache| cache.mode == cache_mode::USE);
+                let shares = self.plan.cache.as_ref().is_some_and(AnswerCache::shares);
                 let deadline = self.deadline;
                 spawn_local(executor.clone().fly(pilot, self, shares));
                 timeout_at(deadline.into(), listener.opened()).await.map_err(|_| Error::Deadline)??;

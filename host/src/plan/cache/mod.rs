@@ -75,6 +75,11 @@ impl AnswerCache {
         (plan.mode == cache_mode::USE || plan.mode == cache_mode::REFRESH) && !plan.key.is_empty()
     }
 
+    /// Whether a plan may be answered with what another request began.
+    pub fn shares(plan: &CachePlan) -> bool {
+        plan.mode == cache_mode::USE && !plan.key.is_empty() && plan.oldest_ms() > 0
+    }
+
     /// What the plan allows: an answer, a generation under way, or a new one, and what to tell the client.
     pub fn look_up(&self, plan: &CachePlan) -> LookUp {
         if !Self::looks(plan) {
@@ -86,12 +91,12 @@ impl AnswerCache {
         }
         let place = Place::of(plan);
         let outcome = if uses { CacheOutcome::Miss } else { CacheOutcome::Bypass };
-        // What may have no age is neither kept nor shared.
+        // What is not kept is not shared.
         if place.ttl.is_zero() {
             return LookUp { outcome, found: Found::Alone };
         }
         let mut flights = lock(&self.0.flights);
-        if uses {
+        if Self::shares(plan) {
             if let Some(listener) = flights.get(&place.key).and_then(Flight::join) {
                 return LookUp { outcome: CacheOutcome::Coalesced, found: Found::Joined(listener) };
             }
@@ -109,8 +114,8 @@ impl AnswerCache {
 
     /// A kept answer that is as young as the plan asks.
     fn get(&self, plan: &CachePlan) -> Option<Arc<Answer>> {
-        let ttl = Duration::from_millis(plan.ttl_ms);
-        self.0.answers.get(answer::key(plan).as_str()).filter(|answer| answer.age() < ttl)
+        let oldest = Duration::from_millis(plan.oldest_ms());
+        self.0.answers.get(answer::key(plan).as_str()).filter(|answer| answer.age() < oldest)
     }
 
     /// Keeps an answer begun at `mark`, unless it has been purged since.
@@ -169,10 +174,9 @@ impl AnswerCache {
 
     /// Whether the store is worth asking for what a plan looks up: nothing here answers it.
     pub fn lacks(&self, plan: &CachePlan) -> bool {
-        if plan.mode != cache_mode::USE || plan.key.is_empty() || plan.ttl_ms == 0 {
-            return false;
-        }
-        self.get(plan).is_none() && !lock(&self.0.flights).contains_key(answer::key(plan).as_str())
+        Self::shares(plan)
+            && self.get(plan).is_none()
+            && !lock(&self.0.flights).contains_key(answer::key(plan).as_str())
     }
 
     /// Takes in an answer from the store, unless it is another tenant's, too old or purged.
@@ -181,7 +185,7 @@ impl AnswerCache {
         let mut place = Place { tags: answer.tags.clone(), ..Place::of(plan) };
         place.ttl = Duration::from_millis(answer.ttl_ms);
         let since = Instant::now().checked_sub(age)?;
-        if answer.scope != plan.scope || age >= place.ttl.min(Duration::from_millis(plan.ttl_ms)) {
+        if answer.scope != plan.scope || age >= place.ttl.min(Duration::from_millis(plan.oldest_ms())) {
             return None;
         }
         let purges = lock(&self.0.purges);

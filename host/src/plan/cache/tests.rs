@@ -287,6 +287,20 @@ fn a_listener_without_news_waits() {
 }
 
 #[tokio::test]
+async fn who_takes_young_answers_only_has_its_own_kept_for_all() {
+    let cache = cache();
+    let young = |ms| CachePlan { max_age_ms: Some(ms), ..used() };
+    store(&cache, &young(1)).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert!(hits(&cache, &used()) && hits(&cache, &young(60_000)));
+    assert!(!hits(&cache, &young(1)) && cache.lacks(&young(1)));
+    // Nothing is young enough, of what is under way neither.
+    let (_pilot, _listener) = lead(&cache, &young(0));
+    let (_pilot, _listener) = lead(&cache, &young(0));
+    assert!(!cache.lacks(&young(0)) && hits(&cache, &used()));
+}
+
+#[tokio::test]
 async fn an_answer_from_the_store_is_taken_unless_it_is_old_anothers_or_purged() {
     let cache = cache();
     cache.store_is(7);
