@@ -17,6 +17,8 @@ use littoral_tests::{
     client::{Answer, Client},
     edge::Edge,
     instant_node::{InstantNode, Script},
+    kept,
+    redis_server::Redis,
 };
 use serde_json::{Value, json};
 
@@ -117,6 +119,22 @@ async fn the_same_question_at_the_same_time_is_one() {
     let body = ask("k", "tides");
     let all = futures::future::join_all((0..50).map(|_| said(&client, &body))).await;
     assert_eq!(all.iter().filter(|said| *said == "miss").count(), 1);
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[tokio::test]
+async fn the_same_question_at_two_edges_is_one() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let upstream = Upstream::start(Duration::from_millis(300)).await;
+    let edge = || {
+        let setup = Edge::to(&[node.address()]).with("retrieval", &format!("url = '{}'", upstream.url));
+        kept::sharing(setup, &redis.url(), 5000).start()
+    };
+    let (one, two) = (edge(), edge());
+    let clients = [one.client(), two.client(), one.client(), two.client()];
+    let body = ask("k", "tides");
+    let all = futures::future::join_all(clients.iter().map(|client| said(client, &body))).await;
+    assert_eq!(all.iter().filter(|said| *said == "miss").count(), 1, "{all:?}");
     assert_eq!(upstream.asked(), 1);
 }
 

@@ -173,7 +173,7 @@ async fn heard(before: [usize; 2], carried_out: impl Fn() -> [usize; 2]) {
 #[tokio::test]
 async fn two_edges_share_one_generation() {
     let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
-    let (_one, two, first, second) = twin(&node, &redis.url(), edge);
+    let (one, two, first, second) = twin(&node, &redis.url(), edge);
     let gate = Gate::default();
     node.follow(Script { gate: Some((3, gate.clone())), ..Script::default() });
     let asking = (0..100).map(|i| {
@@ -186,10 +186,16 @@ async fn two_edges_share_one_generation() {
     let followed = async || !redis.keys("littoral:signs:*").is_empty();
     eventually("one edge to follow the other", SOON, followed).await;
     gate.open();
+    let mut verdicts = Vec::new();
     for answer in join_all(asking).await {
-        assert_eq!(answer.unwrap().0, TEXT);
+        let (text, verdict) = answer.unwrap();
+        assert_eq!(text, TEXT);
+        verdicts.push(verdict);
     }
     assert_eq!(node.asked(), 1, "one generation on two hosts");
+    assert_eq!(verdicts.iter().filter(|verdict| *verdict == "miss").count(), 1, "{verdicts:?}");
+    let missed = async |edge: &Edge| edge.metrics().await.get("littoral_cache_misses_total");
+    assert_eq!(missed(&one).await + missed(&two).await, 1.0);
 }
 
 #[tokio::test]
@@ -280,6 +286,71 @@ async fn an_edge_that_dies_hands_on_what_a_node_of_another_kind_had_gone_on_with
         (&json!(7), &json!(5))
     );
     assert_eq!(server.last_request()["messages"][1]["content"], "t1 t2 t3 ");
+}
+
+#[tokio::test]
+async fn what_nobody_can_go_on_with_is_not_shared_and_the_death_of_the_store_breaks_nothing() {
+    let (server, redis) = (OpenAiServer::start(Conduct::Tokens(20, Duration::from_millis(50))), Redis::start());
+    let edge = || {
+        let setup = Edge::to(&[]).upstream("up", &server.url(), &format!("models = ['{MODEL}']"));
+        kept::sharing(setup, &redis.url(), 100).start()
+    };
+    let (one, two) = (edge(), edge());
+    for edge in [&one, &two] {
+        eventually("the node", SOON, async || edge.metrics().await.get("littoral_nodes_ready") == 1.0).await;
+    }
+    let mut streams = Vec::new();
+    for edge in [&one, &two] {
+        let mut events = edge.client().chat(&ask("same", true)).await.events();
+        events.chunk().await.unwrap();
+        streams.push(events);
+    }
+    redis.kill();
+    for events in streams {
+        let transcript = events.transcript().await;
+        assert!(transcript.done && transcript.text().ends_with("t19 t20 "), "{transcript:?}");
+    }
+    assert_eq!(server.asked(), 2, "each edge has its own");
+}
+
+#[tokio::test]
+async fn a_store_that_is_late_for_a_moment_ends_no_shared_generation() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let edge = |node: &InstantNode, url: &str| {
+        kept::sharing(Edge::to(&[node.address()]), url, 100).with("store", "breaker_ms = 100").start()
+    };
+    let (one, two) = (edge(&node, &redis.url()), edge(&node, &redis.url()));
+    let mut shared = false;
+    // A stall of the machine may outlast the lease: then the other edge goes on, and the answer is whole all the same.
+    for round in 0..8 {
+        let (prompt, gate) = (format!("round {round}"), Gate::default());
+        node.follow(Script { gate: Some((4, gate.clone())), ..Script::default() });
+        let asked = node.asked();
+        let mut leader = one.client().chat(&ask(&prompt, true)).await.events();
+        leader.chunk().await.unwrap();
+        let answer = two.client().chat(&ask(&prompt, true)).await;
+        let follows = answer.header("x-littoral-cache").starts_with("coalesced");
+        let mut follower = answer.events();
+        for expected in ["t1 ", "t2 ", "t3 "] {
+            assert_eq!(follower.chunk().await.unwrap()["choices"][0]["delta"]["content"], expected);
+        }
+        redis.pause(true);
+        let failed = two.metrics().await.get("littoral_answers_errors_total");
+        let late = async || two.metrics().await.get("littoral_answers_errors_total") > failed;
+        eventually("the store to be missed", SOON, late).await;
+        redis.pause(false);
+        gate.open();
+        for events in [leader, follower] {
+            let transcript = events.transcript().await;
+            assert!(transcript.done && transcript.text().ends_with("t4 t5 "), "{transcript:?}");
+        }
+        shared = follows && node.asked() - asked == 1;
+        if shared {
+            break;
+        }
+        node.follow(Script::default());
+    }
+    assert!(shared, "one generation for both");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! A document is kept like an answer: one piece of text between a beginning and an end.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -14,11 +14,11 @@ use littoral_proto::v1::{self, Delta, Event, Started, Usage, delta::Part, event:
 use serde::{Deserialize, de::IgnoredAny};
 use tokio::{task::spawn_local, time::timeout_at};
 
-use super::{Answer, Arrival, Executor, JSON, add, cache::Found, deadline};
+use super::{Answer, Arrival, Executor, JSON, add, cache::Found, deadline, progress::Progress, together::Task};
 use crate::{
     config::Node,
     error::Error,
-    telemetry::Entry,
+    telemetry::{Entry, Tally},
     upstream::{Http, document, rest},
 };
 
@@ -36,7 +36,7 @@ impl Executor {
         };
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
         let mut head = HeaderMap::with_capacity(4);
-        let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
+        let (found, role) = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
         let request = plan.request.clone().into();
         let ask = Ask { http: self.nodes.http(&upstream)?, upstream, request, id: arrival.id.clone() };
         let finding = async {
@@ -48,12 +48,7 @@ impl Executor {
                     text(listener.take_until_last().await)
                 }
                 Found::Leads(pilot, mut listener) => {
-                    let executor = self.clone();
-                    spawn_local(async move {
-                        let opening = async { Ok(stream::iter(events(ask.send().await?)).boxed()) };
-                        pilot.fly(opening, async {}).await;
-                        executor.keep(&pilot).await;
-                    });
+                    spawn_local(self.clone().fly(pilot, ask, role));
                     listener.opened().await?;
                     text(listener.take_until_last().await)
                 }
@@ -74,6 +69,18 @@ struct Ask {
     upstream: Arc<Node>,
     request: Bytes,
     id: String,
+}
+
+impl Task for Ask {
+    type Events = stream::Skip<stream::Iter<std::array::IntoIter<Event, 3>>>;
+
+    async fn open(self, _progress: Progress, heard: usize) -> Result<Self::Events, Error> {
+        Ok(stream::iter(events(self.send().await?)).skip(heard))
+    }
+
+    fn follows(&self) -> Option<(Arc<Tally>, Instant)> {
+        None
+    }
 }
 
 /// What is looked at of an answer; all of it is passed on as it came.

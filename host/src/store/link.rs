@@ -40,6 +40,13 @@ pub enum Trouble {
     Failed(RedisError),
 }
 
+impl Trouble {
+    /// Whether the store may be there and merely late.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Open | Self::Slow(_))
+    }
+}
+
 impl From<RedisError> for Trouble {
     fn from(error: RedisError) -> Self {
         if distrusts(&error.to_string()) { Self::Distrusted(error) } else { Self::Failed(error) }
