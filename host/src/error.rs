@@ -45,6 +45,9 @@ pub enum Error {
     /// A node sent what no node can send.
     #[error("the node's answer cannot be understood; please try again")]
     Garbage(&'static str),
+    /// The knowledge service refused, failed, or said what it cannot say; its own number of the error.
+    #[error("{message}")]
+    Knowledge { status: u16, error_code: Option<i64>, message: String },
     /// What happened to a generation that several requests waited for.
     #[error("{0}")]
     Shared(Arc<Self>),
@@ -126,6 +129,7 @@ impl Error {
             Self::Node(error) => api::status(&error.code),
             Self::Rpc(status) => of_rpc(code_of(status)).0,
             Self::Garbage(_) => 502,
+            Self::Knowledge { status, .. } => *status,
             Self::Shared(error) => return error.status(),
         };
         // A guest may name any number; a refusal is never a success.
@@ -148,9 +152,20 @@ impl Error {
             Self::Deadline => code::DEADLINE_EXCEEDED,
             Self::NoNode(_) => code::UNAVAILABLE,
             Self::Busy { .. } => code::OVERLOADED,
+            Self::Knowledge { status: 400, .. } => code::INVALID_REQUEST,
+            Self::Knowledge { .. } => code::UNAVAILABLE,
             Self::Node(error) => &error.code,
             Self::Rpc(status) => of_rpc(code_of(status)).1,
             Self::Shared(error) => error.code(),
+        }
+    }
+
+    /// The knowledge service's number of the error, when it gave one.
+    pub fn knowledge_code(&self) -> Option<i64> {
+        match self {
+            Self::Knowledge { error_code, .. } => *error_code,
+            Self::Shared(error) => error.knowledge_code(),
+            _ => None,
         }
     }
 

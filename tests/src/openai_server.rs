@@ -45,6 +45,12 @@ pub enum Conduct {
     Refuses(u16, String),
     /// Streams this again and again.
     Repeats(Bytes),
+    /// Takes the request and says nothing.
+    Silent,
+    /// Streams these bytes and does not end.
+    Stays(Bytes),
+    /// Streams so many comments, and how long it waits before each, then five tokens.
+    Muses(u32, Duration),
 }
 
 /// A running server.
@@ -195,6 +201,16 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
             let after = header::HeaderValue::try_from(after).expect("tests give values of headers");
             response.headers_mut().insert(header::RETRY_AFTER, after);
             response
+        }
+        Conduct::Silent => std::future::pending().await,
+        Conduct::Stays(bytes) => streamed(stream::iter([Ok(bytes)]).chain(stream::pending())),
+        Conduct::Muses(count, pace) => {
+            let comments = stream::iter((0..count).map(|_| Ok(Bytes::from_static(b": hm\n\n"))));
+            let slowly = comments.then(move |item| async move {
+                tokio::time::sleep(pace).await;
+                item
+            });
+            streamed(slowly.chain(tokens(5, sent)))
         }
         Conduct::Says(bytes) => streamed(stream::iter([Ok(bytes)])),
         Conduct::Repeats(bytes) => streamed(stream::repeat_with(move || Ok(bytes.clone())).then(|item| async {

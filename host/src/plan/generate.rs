@@ -54,16 +54,15 @@ impl Executor {
         headers: Pairs,
         mut plan: Arc<Plan>,
         arrival: &Arrival,
-        entry: &mut Entry,
+        (head, entry): (&mut HeaderMap, &mut Entry),
     ) -> Result<Answer, Error> {
         let rendering = plan.rendering.clone();
         let rendering = rendering.ok_or_else(|| Error::Plan("it generates and names no rendering".into()))?;
         if rendering.dialect != dialect::CHAT {
             return Err(Error::Plan(format!("this host does not speak the dialect '{}'", rendering.dialect)));
         }
-        let mut head = HeaderMap::with_capacity(8);
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
-        let (found, role) = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
+        let (found, role) = self.find(&mut plan, (arrival, due), head, entry).await?;
         let written = chat::Head {
             id: ["chatcmpl-", &hex(&rand::random::<[u8; 12]>())].concat(),
             created: now_ms() / 1000,
@@ -72,13 +71,17 @@ impl Executor {
             stream: rendering.stream,
             include_usage: rendering.include_usage,
         };
-        add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        // A failure has the host's headers and not the guest's.
+        let finish = |mut head: HeaderMap| {
+            add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+            head
+        };
         // Most of what is asked for again as a document is written already.
         if let (Found::Kept(answer), false, true) = (&found, rendering.stream, plan.filters.is_empty())
             && let Some(ending) = answer.ending()
         {
             answer.events.iter().for_each(|event| entry.tally.tell(event, arrival.received));
-            return Ok(document(head, chat::join(&written, ending), &entry.tally));
+            return Ok(document(finish(std::mem::take(head)), chat::join(&written, ending), &entry.tally));
         }
         let mut renderer = Renderer::new(written);
         let job = Job {
@@ -92,21 +95,23 @@ impl Executor {
         };
         if !rendering.stream {
             let mut events = job.events(found, role).await?;
-            return Ok(document(head, collect(&mut events, &mut renderer).await?, &entry.tally));
+            let bytes = collect(&mut events, &mut renderer).await?;
+            return Ok(document(finish(std::mem::take(head)), bytes, &entry.tally));
         }
-        head.entry(CONTENT_TYPE).or_insert(EVENT_STREAM);
-        head.entry(CACHE_CONTROL).or_insert(NO_CACHE);
         // The head waits for the first event, so that a failure before it keeps its status; but not for ever, because
         // clients give up on a silent connection.
         let mut opening: Opening = Box::pin(job.events(found, role));
-        match timeout(KEEP_ALIVE_EVERY, &mut opening).await {
-            Ok(events) => {
-                let events = events?;
+        let events = timeout(KEEP_ALIVE_EVERY, &mut opening).await.ok().transpose()?;
+        let mut head = finish(std::mem::take(head));
+        head.entry(CONTENT_TYPE).or_insert(EVENT_STREAM);
+        head.entry(CACHE_CONTROL).or_insert(NO_CACHE);
+        Ok(match events {
+            Some(events) => {
                 name_node(&mut head, &entry.tally);
-                Ok(Answer::Stream(head, Flow::of(events, renderer)))
+                Answer::Stream(head, Flow::of(events, renderer))
             }
-            Err(_) => Ok(Answer::Stream(head, Flow::opening(opening, renderer))),
-        }
+            None => Answer::Stream(head, Flow::opening(opening, renderer)),
+        })
     }
 
     /// Charges the request, looks its answer up or joins the generation of another one, and reserves what a generation
@@ -331,8 +336,9 @@ fn document(mut head: HeaderMap, bytes: Bytes, tally: &Tally) -> Answer {
     Answer::Whole(response)
 }
 
-fn name_node(head: &mut HeaderMap, tally: &Tally) {
-    if let Some(value) = tally.node().and_then(|node| HeaderValue::from_str(node).ok()) {
+/// Says which node answered, or was the last to be asked, and why it was.
+pub(super) fn name_node(head: &mut HeaderMap, tally: &Tally) {
+    if let Some(value) = tally.last_node().and_then(|node| HeaderValue::from_str(&node).ok()) {
         head.insert(NODE, value);
     }
     if let Some(value) = tally.route().and_then(|route| HeaderValue::from_str(&route).ok()) {

@@ -31,7 +31,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::poll_fn;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use littoral_core::{Body as ReplyBody, Pairs, denial::unavailable, operation};
+use littoral_core::{Body as ReplyBody, Pairs, denial::unavailable, operation, route::Endpoint};
 
 use crate::{
     audit::Audit,
@@ -112,7 +112,11 @@ impl Executor {
         let metrics = self.shared.metrics.clone();
         let mut entry = Entry::open(metrics, arrival.received, &arrival.id, &arrival.peer, method, path);
         entry.audited(self.shared.audit.clone());
-        let answer = self.carry_out(&mut arrival, &mut entry).await;
+        let knows = Endpoint::of(path) == Some(Endpoint::Retrieval);
+        let bears = knows && retrieval::bears(arrival.head.headers());
+        // What is known of the answer before it is there, and is said of a failure too.
+        let mut head = HeaderMap::with_capacity(8);
+        let answer = self.carry_out(&mut arrival, (&mut head, &mut entry)).await;
         let mut response = match answer {
             Ok(Answer::Whole(response)) => {
                 entry.close(response.status().as_u16(), "");
@@ -125,7 +129,9 @@ impl Executor {
                 response
             }
             Err(error) => {
-                let response = refusal(&error);
+                generate::name_node(&mut head, &entry.tally);
+                let body = if knows { retrieval::body(&error, bears) } else { error.body() };
+                let response = refusal(&error, head, body);
                 if let Error::Denied(denial) = &error {
                     entry.denied(denial);
                 }
@@ -142,7 +148,11 @@ impl Executor {
         response
     }
 
-    async fn carry_out(self: &Rc<Self>, arrival: &mut Arrival, entry: &mut Entry) -> Result<Answer, Error> {
+    async fn carry_out(
+        self: &Rc<Self>,
+        arrival: &mut Arrival,
+        (head, entry): (&mut HeaderMap, &mut Entry),
+    ) -> Result<Answer, Error> {
         if self.shared.audit.as_ref().is_some_and(|audit| audit.is_closed()) {
             return Err(unrecorded());
         }
@@ -155,12 +165,12 @@ impl Executor {
         match body {
             ReplyBody::Generation => {
                 entry.begin(&plan).map_err(|_| unrecorded())?;
-                self.generate(headers, plan, arrival, entry).await
+                self.generate(headers, plan, arrival, (head, entry)).await
             }
             ReplyBody::Bytes(bytes) => whole(status, headers, bytes.into()),
             ReplyBody::Service(name, _) if name == operation::RETRIEVAL => {
                 entry.begin(&plan).map_err(|_| unrecorded())?;
-                Box::pin(self.retrieve(headers, plan, arrival, entry)).await
+                Box::pin(self.retrieve(headers, plan, arrival, (head, entry))).await
             }
             ReplyBody::Service(name, args) if name == operation::OAUTH_TOKEN => {
                 Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args)).await
@@ -193,12 +203,13 @@ fn whole(status: u16, headers: Pairs, bytes: Bytes) -> Result<Answer, Error> {
 }
 
 /// The answer to a request that failed before its head was sent.
-fn refusal(error: &Error) -> Response<Bytes> {
+fn refusal(error: &Error, head: HeaderMap, body: Bytes) -> Response<Bytes> {
     // What a guest refuses and what is merely full is in the request's own line.
     if error.status() == StatusCode::INTERNAL_SERVER_ERROR && !matches!(error, Error::Denied(_)) {
         tracing::warn!(%error, detail = ?error, "a request failed");
     }
-    let mut response = Response::new(error.body());
+    let mut response = Response::new(body);
+    *response.headers_mut() = head;
     *response.status_mut() = error.status();
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     add(response.headers_mut(), error.headers().into_iter());
