@@ -74,16 +74,21 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 impl OpenAiServer {
     pub fn start(conduct: Conduct) -> Self {
-        Self::serve(conduct, None)
+        Self::serve(conduct, None, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// One at this address.
+    pub fn start_at(conduct: Conduct, address: SocketAddr) -> Self {
+        Self::serve(conduct, None, address)
     }
 
     /// One that speaks TLS and nothing else.
     pub fn start_tls(conduct: Conduct, tls: ServerConfig) -> Self {
-        Self::serve(conduct, Some(TlsAcceptor::from(Arc::new(tls))))
+        Self::serve(conduct, Some(TlsAcceptor::from(Arc::new(tls))), SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
-    fn serve(conduct: Conduct, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    fn serve(conduct: Conduct, tls: Option<TlsAcceptor>, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("the port is free");
         listener.set_nonblocking(true).expect("a listener can be made not to block");
         let address = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared {

@@ -391,6 +391,30 @@ async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
     for i in 0..10 {
         assert_eq!(said(&first, &format!("read only {i}")).await, "miss");
     }
+    let complaints = || one.process.log().matches("the store takes no answers").count();
+    let told = async || {
+        let _ = said(&first, &format!("told {}", rand_word())).await;
+        complaints() > 0
+    };
+    eventually("the complaint", 3 * SOON, told).await;
+    assert_eq!(complaints(), 1, "it is said once");
+}
+
+#[tokio::test]
+async fn a_purge_knows_a_models_other_names_and_refuses_what_names_nothing() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let setup = Edge::to(&[node.address()]).with("fleet", &format!("aliases = {{ other = '{MODEL}' }}"));
+    let edge = kept::sharing(setup, &redis.url(), 5000).start();
+    assert_eq!(said(&edge.client(), "a").await, "miss");
+    for nothing in ["--model", "--tenant", "--tag", "--tag-prefix"] {
+        let ended = edge.run(&["cache", "purge", nothing, ""]);
+        assert!(!ended.status.success() && ended.said.contains(nothing), "{}", ended.said);
+    }
+    assert_eq!(said(&edge.client(), "a").await, "hit");
+    let ended = edge.run(&["cache", "purge", "--model", "other"]);
+    assert!(ended.status.success(), "{}", ended.said);
+    eventually("the purge", SOON, async || kept::purges(&edge) == 1).await;
+    assert_eq!(said(&edge.client(), "a").await, "miss");
 }
 
 fn rand_word() -> String {

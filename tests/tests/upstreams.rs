@@ -20,6 +20,7 @@ use littoral_tests::{
     eventually,
     instant_node::{InstantNode, MODEL, Script},
     openai_server::{Conduct, OpenAiServer},
+    port::Port,
 };
 use serde_json::{Value, json};
 
@@ -140,6 +141,30 @@ async fn a_broken_answer_is_continued_by_text_where_the_server_can() {
         }
         assert!(edge.metrics().await.sum("littoral_failovers_total", &[("outcome", "resumed")]) >= 4.0);
     }
+}
+
+#[tokio::test]
+async fn a_configured_model_is_waited_for_though_its_node_was_down_from_the_start() {
+    let (other, port) = (OpenAiServer::start(FIVE), Port::take());
+    let setup = |more: &str| {
+        let url = format!("http://{}/v1", port.address());
+        let setup = Edge::to(&[]).upstream("late", &url, "models = ['chat=upstream']");
+        setup.upstream("other", &other.url(), "models = ['other']").with("fleet", more)
+    };
+    let edge = start(setup("max_queue = 100")).await;
+    let answer = edge.client().chat(&ask("chat", false)).await;
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(answer.error(503).await["code"], "service_unavailable");
+    edge.client().chat(&ask("nobody", false)).await.error(400).await;
+    whole(edge.client().chat(&ask("other", false)).await, false).await;
+    let waiting = start(setup("wait_ms = 60000")).await;
+    let asking = tokio::spawn({
+        let client = waiting.client();
+        async move { whole(client.chat(&ask("chat", true)).await, true).await }
+    });
+    let late = OpenAiServer::start_at(FIVE, port.address());
+    asking.await.unwrap();
+    assert_eq!(late.asked(), 1);
 }
 
 #[tokio::test]

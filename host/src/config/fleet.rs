@@ -127,8 +127,14 @@ impl Fleet {
         if self.breaker_failures == 0 {
             return refuse("breaker_failures", "must be at least 1");
         }
-        if self.breaker_ms == 0 || self.breaker_max_ms < self.breaker_ms {
-            return refuse("breaker_max_ms", "must be at least breaker_ms, and that at least 1");
+        if self.breaker_ms == 0 {
+            return refuse("breaker_ms", "must be at least 1");
+        }
+        if self.breaker_max_ms < self.breaker_ms {
+            return refuse("breaker_max_ms", "must be at least breaker_ms");
+        }
+        if let Some((name, _)) = self.aliases.iter().find(|(name, model)| name == model) {
+            return refuse(&format!("aliases.{name}"), "is the model's own name");
         }
         if !(0.0..=10.0).contains(&self.retry_ratio) {
             return refuse("retry_ratio", "must be between 0 and 10");
@@ -145,7 +151,8 @@ impl Fleet {
         for name in &self.dns {
             let port =
                 name.rsplit_once(':').and_then(|(host, port)| Some((!host.is_empty()).then_some(port)?.parse::<u16>()));
-            if !name.starts_with('_') && !matches!(port, Some(Ok(1..))) {
+            let fits = if name.starts_with('_') { !name.contains(':') } else { matches!(port, Some(Ok(1..))) };
+            if !fits {
                 return refuse("dns", "names are name:port, or begin with '_' and have no port (SRV)");
             }
         }

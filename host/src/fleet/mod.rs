@@ -30,7 +30,7 @@ use crate::{config, plan::now_ms};
 pub use clients::{Clients, connect};
 pub use discover::discover;
 pub use member::{Lease, Member};
-pub use path::{Connector, Path};
+pub use path::{Connector, Path, Unbound};
 pub use view::{NodeStatus, View};
 
 /// The nodes and what is known of them.
