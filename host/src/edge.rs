@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::Context;
+use futures::future::join;
 use tokio::{task::LocalSet, time::interval};
 use tokio_util::sync::CancellationToken;
 
@@ -255,7 +256,7 @@ impl Background {
     fn run(self, scraped: TcpListener, started: &Started) -> anyhow::Result<()> {
         runtime()?.block_on(async move {
             let scraped = tokio::net::TcpListener::from_std(scraped)?;
-            self.shared.fleet.first_look(FIRST_LOOK).await;
+            join(self.shared.fleet.first_look(FIRST_LOOK), first_purges(&self.shared)).await;
             let _ = started.send(Ok(()));
             let fleet = self.shared.fleet.clone();
             let render = {
@@ -353,6 +354,13 @@ async fn upkeep(shared: &Shared) {
         ticks.tick().await;
         shared.cache.upkeep();
         shared.metrics.upkeep();
+    }
+}
+
+/// Hears of the purges that were, where edges share answers.
+async fn first_purges(shared: &Shared) {
+    if let Some(server) = &shared.shares {
+        store::first_word(server.clone(), shared.cache.clone()).await;
     }
 }
 

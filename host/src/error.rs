@@ -1,6 +1,6 @@
 //! What can keep a request from its answer. Each kind has one HTTP status, and it is given here.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use http::StatusCode;
 use littoral_api::error::{self as api, code};
@@ -8,7 +8,7 @@ use littoral_core::{Denial, denial::PARAM};
 use littoral_proto::v1;
 use tonic::Code;
 
-use crate::guest::GuestError;
+use crate::{fleet::Unbound, guest::GuestError};
 
 /// Why a request was not answered as asked.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +45,9 @@ pub enum Error {
     /// A node sent what no node can send.
     #[error("the node's answer cannot be understood; please try again")]
     Garbage(&'static str),
+    /// The knowledge service refused, failed, or said what it cannot say; its own number of the error.
+    #[error("{message}")]
+    Knowledge { status: u16, error_code: Option<i64>, message: String },
     /// What happened to a generation that several requests waited for.
     #[error("{0}")]
     Shared(Arc<Self>),
@@ -77,7 +80,10 @@ fn rpc_message(status: &tonic::Status) -> String {
     match code_of(status) {
         Code::InvalidArgument | Code::NotFound | Code::FailedPrecondition | Code::OutOfRange => status.message().into(),
         Code::ResourceExhausted => format!("the nodes are full: {}", status.message()),
-        Code::Unavailable => "the node cannot be reached, or was lost; please try again".into(),
+        Code::Unavailable => match within::<Unbound>(status) {
+            Some(why) => format!("the node cannot be reached: {why}"),
+            None => "the node cannot be reached, or was lost; please try again".into(),
+        },
         _ => "the node failed; please try again".into(),
     }
 }
@@ -88,6 +94,18 @@ fn code_of(status: &tonic::Status) -> Code {
     match status.code() {
         Code::Unknown | Code::Internal if std::error::Error::source(status).is_some() => Code::Unavailable,
         code => code,
+    }
+}
+
+/// What of this kind is behind an error.
+pub fn within<'a, T: std::error::Error + 'static>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a T> {
+    if let Some(found) = error.downcast_ref() {
+        return Some(found);
+    }
+    // An `io::Error` does not name what it holds among its sources.
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(held) => within(held),
+        None => within(error.source()?),
     }
 }
 
@@ -126,6 +144,7 @@ impl Error {
             Self::Node(error) => api::status(&error.code),
             Self::Rpc(status) => of_rpc(code_of(status)).0,
             Self::Garbage(_) => 502,
+            Self::Knowledge { status, .. } => *status,
             Self::Shared(error) => return error.status(),
         };
         // A guest may name any number; a refusal is never a success.
@@ -148,9 +167,20 @@ impl Error {
             Self::Deadline => code::DEADLINE_EXCEEDED,
             Self::NoNode(_) => code::UNAVAILABLE,
             Self::Busy { .. } => code::OVERLOADED,
+            Self::Knowledge { status: 400, .. } => code::INVALID_REQUEST,
+            Self::Knowledge { .. } => code::UNAVAILABLE,
             Self::Node(error) => &error.code,
             Self::Rpc(status) => of_rpc(code_of(status)).1,
             Self::Shared(error) => error.code(),
+        }
+    }
+
+    /// The knowledge service's number of the error, when it gave one.
+    pub fn knowledge_code(&self) -> Option<i64> {
+        match self {
+            Self::Knowledge { error_code, .. } => *error_code,
+            Self::Shared(error) => error.knowledge_code(),
+            _ => None,
         }
     }
 

@@ -310,6 +310,7 @@ impl node_server::Node for Scripted {
             at: 0,
             wait: None,
             gate: None,
+            passed: false,
             due: None,
             over: false,
         }))
@@ -360,6 +361,8 @@ pub struct Answer {
     at: u32,
     wait: Option<Pin<Box<Sleep>>>,
     gate: Option<BoxFuture<'static, ()>>,
+    /// The gate was open: what comes next may be waited for yet, and the gate is not asked again.
+    passed: bool,
     /// When the next token is due.
     due: Option<Instant>,
     over: bool,
@@ -370,8 +373,10 @@ impl Answer {
     fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let Some((at, gate)) = &self.script.gate
             && *at == self.at
+            && !self.passed
         {
             ready!(self.gate.get_or_insert_with(|| gate.clone().passed().boxed()).poll_unpin(cx));
+            self.passed = true;
         }
         let is_token = (1..=self.script.tokens).contains(&self.at);
         if is_token && !self.script.interval.is_zero() {

@@ -45,6 +45,12 @@ pub enum Conduct {
     Refuses(u16, String),
     /// Streams this again and again.
     Repeats(Bytes),
+    /// Takes the request and says nothing.
+    Silent,
+    /// Streams these bytes and does not end.
+    Stays(Bytes),
+    /// Streams so many comments, and how long it waits before each, then five tokens.
+    Muses(u32, Duration),
 }
 
 /// A running server.
@@ -68,16 +74,21 @@ type Answer = Response<UnsyncBoxBody<Bytes, std::io::Error>>;
 
 impl OpenAiServer {
     pub fn start(conduct: Conduct) -> Self {
-        Self::serve(conduct, None)
+        Self::serve(conduct, None, SocketAddr::from(([127, 0, 0, 1], 0)))
+    }
+
+    /// One at this address.
+    pub fn start_at(conduct: Conduct, address: SocketAddr) -> Self {
+        Self::serve(conduct, None, address)
     }
 
     /// One that speaks TLS and nothing else.
     pub fn start_tls(conduct: Conduct, tls: ServerConfig) -> Self {
-        Self::serve(conduct, Some(TlsAcceptor::from(Arc::new(tls))))
+        Self::serve(conduct, Some(TlsAcceptor::from(Arc::new(tls))), SocketAddr::from(([127, 0, 0, 1], 0)))
     }
 
-    fn serve(conduct: Conduct, tls: Option<TlsAcceptor>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("there is a free port");
+    fn serve(conduct: Conduct, tls: Option<TlsAcceptor>, address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).expect("the port is free");
         listener.set_nonblocking(true).expect("a listener can be made not to block");
         let address = listener.local_addr().expect("a bound listener has an address");
         let shared = Arc::new(Shared {
@@ -195,6 +206,16 @@ async fn answer(shared: &Shared, request: Request<Incoming>) -> Answer {
             let after = header::HeaderValue::try_from(after).expect("tests give values of headers");
             response.headers_mut().insert(header::RETRY_AFTER, after);
             response
+        }
+        Conduct::Silent => std::future::pending().await,
+        Conduct::Stays(bytes) => streamed(stream::iter([Ok(bytes)]).chain(stream::pending())),
+        Conduct::Muses(count, pace) => {
+            let comments = stream::iter((0..count).map(|_| Ok(Bytes::from_static(b": hm\n\n"))));
+            let slowly = comments.then(move |item| async move {
+                tokio::time::sleep(pace).await;
+                item
+            });
+            streamed(slowly.chain(tokens(5, sent)))
         }
         Conduct::Says(bytes) => streamed(stream::iter([Ok(bytes)])),
         Conduct::Repeats(bytes) => streamed(stream::repeat_with(move || Ok(bytes.clone())).then(|item| async {

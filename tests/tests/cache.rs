@@ -99,6 +99,7 @@ async fn what_is_kept_and_what_is_asked_for() {
         (client.clone(), HIT, 4),
         (with("max-age=0"), MISS, 5),
         (with("max-age=3600, only-if-tired"), HIT, 5),
+        (with("max-age=100").with_header("cache-control", "no-store"), "bypass; reason=no-store", 6),
     ] {
         assert_eq!((said(&client, &body).await.as_str(), node.asked()), (expected, asked));
     }

@@ -297,6 +297,7 @@ async fn a_slow_first_token_is_asked_for_twice_and_told_once() {
     let began = Instant::now();
     let answer = client.chat(&ask(user, true)).await;
     assert_eq!(answer.header("x-littoral-node"), "two");
+    assert_eq!(answer.header("x-littoral-route"), "n2; reason=hedge; tried=n1");
     whole(answer, true).await;
     assert!(began.elapsed() >= Duration::from_millis(1000));
     eventually("the slower one's cancellation", SOON, async || cancelled() == before.1 + 1).await;

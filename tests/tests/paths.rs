@@ -79,6 +79,22 @@ fn may_mark() -> bool {
 }
 
 #[tokio::test]
+async fn an_address_that_is_not_this_hosts_is_named_in_the_log() {
+    let (near, far) = (InstantNode::start("near", Script::default()), OpenAiServer::start(Conduct::Silent));
+    let nodes = artefact::scratch("paths").join("nodes.toml");
+    let section = format!("[[node]]\nname = 'near'\naddress = '{}'\npath.bind = '203.0.113.1'\n", near.address());
+    fs::write(&nodes, section).unwrap();
+    let setup = Edge::to(&[])
+        .upstream("far", &far.url(), "path.bind = '203.0.113.2'")
+        .with("fleet", &format!("nodes_file = '{}'", nodes.display()));
+    let edge = setup.start();
+    for bind in ["203.0.113.1", "203.0.113.2"] {
+        let why = format!("path.bind = '{bind}' cannot be used: Cannot assign requested address");
+        eventually(&why, SOON, async || edge.process.log().contains(&why)).await;
+    }
+}
+
+#[tokio::test]
 async fn connections_to_a_node_of_either_kind_take_its_path() {
     if !may_mark() {
         eprintln!("skipped: marking connections needs CAP_NET_ADMIN");

@@ -17,6 +17,8 @@ use littoral_tests::{
     client::{Answer, Client},
     edge::Edge,
     instant_node::{InstantNode, Script},
+    kept,
+    redis_server::Redis,
 };
 use serde_json::{Value, json};
 
@@ -46,6 +48,8 @@ impl Upstream {
                                 (404, json!({"error_code": 2001, "error_msg": "The knowledge does not exist"}))
                             }
                             "broken" => (200, json!({"hello": "world"})),
+                            "html" => (200, json!("<html>")),
+                            "large" => (200, json!({"records": [], "more": "x".repeat(2 << 20)})),
                             _ => {
                                 let record = json!({"content": asked["query"], "score": 0.98, "title": "t", "metadata": {"path": "p"}});
                                 (200, json!({ "records": [record] }))
@@ -99,13 +103,39 @@ async fn knowledge_is_looked_up_once() {
     assert_eq!(said(&client.with_key(&edge.keys.globex), &ask("k", "tides")).await, "miss");
     assert_eq!(said(&client.with_header("cache-control", "no-store"), &ask("k", "tides")).await, "bypass");
     assert_eq!(upstream.asked(), 5);
-    client.without_key().post("/retrieval", ask("k", "tides").to_string()).await.error(401).await;
-    let error = post(&client, &ask("missing", "tides")).await.error(400).await;
-    assert_eq!(error["message"], "The knowledge does not exist");
-    post(&client, &ask("broken", "tides")).await.error(502).await;
-    post(&client, &json!({"query": "q"})).await.error(400).await;
     let metrics = edge.metrics().await;
     assert_eq!(metrics.sum("littoral_requests_total", &[("route", "retrieval"), ("cache", "hit")]), 1.0);
+}
+
+/// Number and message of an error, whose form is Dify's.
+async fn refused(answer: Answer, status: u16) -> (i64, String) {
+    let got = answer.status;
+    let document = answer.json().await;
+    assert_eq!((got, document.as_object().unwrap().len()), (status, 2), "{document}");
+    (document["error_code"].as_i64().unwrap(), document["error_msg"].as_str().unwrap().into())
+}
+
+#[tokio::test]
+async fn errors_are_difys_and_say_whose_fault_they_are() {
+    let (node, upstream) = (InstantNode::start("one", Script::default()), Upstream::start(Duration::ZERO).await);
+    let edge = Edge::to(&[node.address()]).with("retrieval", &format!("url = '{}'", upstream.url)).start();
+    let client = edge.client();
+    for (client, number) in [
+        (client.without_key(), 1001),
+        (client.without_key().with_header("authorization", "Basic YTpi"), 1001),
+        (client.with_key(&littoral_tests::edge::wrong(&edge.keys.acme)), 1002),
+    ] {
+        assert_eq!(refused(post(&client, &ask("k", "tides")).await, 401).await.0, number);
+    }
+    let missing = post(&client, &ask("missing", "tides")).await;
+    assert!(missing.header("x-littoral-cache").starts_with("miss"), "a failure has the host's headers too");
+    assert_eq!(refused(missing, 400).await, (2001, "The knowledge does not exist".into()));
+    for (knowledge, what) in [("broken", "has no records"), ("html", "has no records"), ("large", "is too large")] {
+        let (number, message) = refused(post(&client, &ask(knowledge, "tides")).await, 502).await;
+        assert!(number == 502 && message.contains("knowledge service") && message.contains(what), "{message}");
+    }
+    let (number, message) = refused(post(&client, &json!({"query": "q"})).await, 400).await;
+    assert!(number == 400 && message.contains("knowledge_id"), "{message}");
 }
 
 #[tokio::test]
@@ -117,6 +147,22 @@ async fn the_same_question_at_the_same_time_is_one() {
     let body = ask("k", "tides");
     let all = futures::future::join_all((0..50).map(|_| said(&client, &body))).await;
     assert_eq!(all.iter().filter(|said| *said == "miss").count(), 1);
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[tokio::test]
+async fn the_same_question_at_two_edges_is_one() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let upstream = Upstream::start(Duration::from_millis(300)).await;
+    let edge = || {
+        let setup = Edge::to(&[node.address()]).with("retrieval", &format!("url = '{}'", upstream.url));
+        kept::sharing(setup, &redis.url(), 5000).start()
+    };
+    let (one, two) = (edge(), edge());
+    let clients = [one.client(), two.client(), one.client(), two.client()];
+    let body = ask("k", "tides");
+    let all = futures::future::join_all(clients.iter().map(|client| said(client, &body))).await;
+    assert_eq!(all.iter().filter(|said| *said == "miss").count(), 1, "{all:?}");
     assert_eq!(upstream.asked(), 1);
 }
 
@@ -144,5 +190,5 @@ async fn a_hot_look_up_is_quick() {
 async fn without_an_upstream_there_is_no_such_endpoint() {
     let node = InstantNode::start("one", Script::default());
     let edge = Edge::to(&[node.address()]).start();
-    post(&edge.client(), &ask("k", "tides")).await.error(404).await;
+    assert_eq!(refused(post(&edge.client(), &ask("k", "tides")).await, 404).await.0, 404);
 }

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    sync::atomic::Ordering::Relaxed,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -122,6 +122,48 @@ async fn a_purge_reaches_every_edge_within_a_second() {
     assert_eq!(said(&second, "in the making").await, "miss");
 }
 
+#[tokio::test]
+async fn no_purge_is_lost_when_the_store_loses_its_memory() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let (one, two, first, second) = twin(&node, &redis.url(), edge);
+    let carried_out = || [&one, &two].map(kept::purges);
+    for before in [1, 3] {
+        for n in 0..before {
+            let known = carried_out();
+            purge(&redis.url(), &["--tag", &format!("x{n}")]);
+            heard(known, carried_out).await;
+        }
+        let (early, late) = (format!("early {before}"), format!("late {before}"));
+        let prompts = [format!("{early} one"), format!("{early} two")];
+        let both = [(&first, &prompts[0]), (&second, &prompts[1])];
+        for (client, prompt) in both {
+            assert_eq!(said(client, prompt).await, "miss");
+        }
+        redis.kill();
+        redis.start_again();
+        // What is kept now may be by one that has not heard of it.
+        let filled = AtomicU64::new(0);
+        let kept = async || {
+            let _ = said(&first, &format!("{late} {}", filled.fetch_add(1, Relaxed))).await;
+            !redis.keys("littoral:answer:*").is_empty()
+        };
+        eventually("an answer to be kept", SOON, kept).await;
+        for (client, prompt) in both {
+            assert_eq!(said(client, prompt).await, "hit");
+        }
+        let known = carried_out();
+        purge(&redis.url(), &["--all"]);
+        heard(known, carried_out).await;
+        for (client, prompt) in both {
+            assert_eq!(said(client, prompt).await, "miss", "{before} purges before");
+        }
+        for n in 0..filled.load(Relaxed) {
+            assert_eq!(said(&first, &format!("{late} {n}")).await, "miss", "{before} purges before");
+        }
+        redis.command(&[b"FLUSHALL"]);
+    }
+}
+
 /// Both edges have carried out one purge more than `before`.
 async fn heard(before: [usize; 2], carried_out: impl Fn() -> [usize; 2]) {
     let heard = async || carried_out().iter().zip(before).all(|(now, before)| *now > before);
@@ -131,7 +173,7 @@ async fn heard(before: [usize; 2], carried_out: impl Fn() -> [usize; 2]) {
 #[tokio::test]
 async fn two_edges_share_one_generation() {
     let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
-    let (_one, two, first, second) = twin(&node, &redis.url(), edge);
+    let (one, two, first, second) = twin(&node, &redis.url(), edge);
     let gate = Gate::default();
     node.follow(Script { gate: Some((3, gate.clone())), ..Script::default() });
     let asking = (0..100).map(|i| {
@@ -144,10 +186,16 @@ async fn two_edges_share_one_generation() {
     let followed = async || !redis.keys("littoral:signs:*").is_empty();
     eventually("one edge to follow the other", SOON, followed).await;
     gate.open();
+    let mut verdicts = Vec::new();
     for answer in join_all(asking).await {
-        assert_eq!(answer.unwrap().0, TEXT);
+        let (text, verdict) = answer.unwrap();
+        assert_eq!(text, TEXT);
+        verdicts.push(verdict);
     }
     assert_eq!(node.asked(), 1, "one generation on two hosts");
+    assert_eq!(verdicts.iter().filter(|verdict| *verdict == "miss").count(), 1, "{verdicts:?}");
+    let missed = async |edge: &Edge| edge.metrics().await.get("littoral_cache_misses_total");
+    assert_eq!(missed(&one).await + missed(&two).await, 1.0);
 }
 
 #[tokio::test]
@@ -241,6 +289,71 @@ async fn an_edge_that_dies_hands_on_what_a_node_of_another_kind_had_gone_on_with
 }
 
 #[tokio::test]
+async fn what_nobody_can_go_on_with_is_not_shared_and_the_death_of_the_store_breaks_nothing() {
+    let (server, redis) = (OpenAiServer::start(Conduct::Tokens(20, Duration::from_millis(50))), Redis::start());
+    let edge = || {
+        let setup = Edge::to(&[]).upstream("up", &server.url(), &format!("models = ['{MODEL}']"));
+        kept::sharing(setup, &redis.url(), 100).start()
+    };
+    let (one, two) = (edge(), edge());
+    for edge in [&one, &two] {
+        eventually("the node", SOON, async || edge.metrics().await.get("littoral_nodes_ready") == 1.0).await;
+    }
+    let mut streams = Vec::new();
+    for edge in [&one, &two] {
+        let mut events = edge.client().chat(&ask("same", true)).await.events();
+        events.chunk().await.unwrap();
+        streams.push(events);
+    }
+    redis.kill();
+    for events in streams {
+        let transcript = events.transcript().await;
+        assert!(transcript.done && transcript.text().ends_with("t19 t20 "), "{transcript:?}");
+    }
+    assert_eq!(server.asked(), 2, "each edge has its own");
+}
+
+#[tokio::test]
+async fn a_store_that_is_late_for_a_moment_ends_no_shared_generation() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let edge = |node: &InstantNode, url: &str| {
+        kept::sharing(Edge::to(&[node.address()]), url, 100).with("store", "breaker_ms = 100").start()
+    };
+    let (one, two) = (edge(&node, &redis.url()), edge(&node, &redis.url()));
+    let mut shared = false;
+    // A stall of the machine may outlast the lease: then the other edge goes on, and the answer is whole all the same.
+    for round in 0..8 {
+        let (prompt, gate) = (format!("round {round}"), Gate::default());
+        node.follow(Script { gate: Some((4, gate.clone())), ..Script::default() });
+        let asked = node.asked();
+        let mut leader = one.client().chat(&ask(&prompt, true)).await.events();
+        leader.chunk().await.unwrap();
+        let answer = two.client().chat(&ask(&prompt, true)).await;
+        let follows = answer.header("x-littoral-cache").starts_with("coalesced");
+        let mut follower = answer.events();
+        for expected in ["t1 ", "t2 ", "t3 "] {
+            assert_eq!(follower.chunk().await.unwrap()["choices"][0]["delta"]["content"], expected);
+        }
+        redis.pause(true);
+        let failed = two.metrics().await.get("littoral_answers_errors_total");
+        let late = async || two.metrics().await.get("littoral_answers_errors_total") > failed;
+        eventually("the store to be missed", SOON, late).await;
+        redis.pause(false);
+        gate.open();
+        for events in [leader, follower] {
+            let transcript = events.transcript().await;
+            assert!(transcript.done && transcript.text().ends_with("t4 t5 "), "{transcript:?}");
+        }
+        shared = follows && node.asked() - asked == 1;
+        if shared {
+            break;
+        }
+        node.follow(Script::default());
+    }
+    assert!(shared, "one generation for both");
+}
+
+#[tokio::test]
 async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
     let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
     let (one, two, first, second) = twin(&node, &redis.url(), impatient);
@@ -278,6 +391,30 @@ async fn a_store_that_is_dead_frozen_or_mad_costs_next_to_nothing() {
     for i in 0..10 {
         assert_eq!(said(&first, &format!("read only {i}")).await, "miss");
     }
+    let complaints = || one.process.log().matches("the store takes no answers").count();
+    let told = async || {
+        let _ = said(&first, &format!("told {}", rand_word())).await;
+        complaints() > 0
+    };
+    eventually("the complaint", 3 * SOON, told).await;
+    assert_eq!(complaints(), 1, "it is said once");
+}
+
+#[tokio::test]
+async fn a_purge_knows_a_models_other_names_and_refuses_what_names_nothing() {
+    let (node, redis) = (InstantNode::start("one", Script::default()), Redis::start());
+    let setup = Edge::to(&[node.address()]).with("fleet", &format!("aliases = {{ other = '{MODEL}' }}"));
+    let edge = kept::sharing(setup, &redis.url(), 5000).start();
+    assert_eq!(said(&edge.client(), "a").await, "miss");
+    for nothing in ["--model", "--tenant", "--tag", "--tag-prefix"] {
+        let ended = edge.run(&["cache", "purge", nothing, ""]);
+        assert!(!ended.status.success() && ended.said.contains(nothing), "{}", ended.said);
+    }
+    assert_eq!(said(&edge.client(), "a").await, "hit");
+    let ended = edge.run(&["cache", "purge", "--model", "other"]);
+    assert!(ended.status.success(), "{}", ended.said);
+    eventually("the purge", SOON, async || kept::purges(&edge) == 1).await;
+    assert_eq!(said(&edge.client(), "a").await, "miss");
 }
 
 fn rand_word() -> String {

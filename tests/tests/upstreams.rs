@@ -4,6 +4,8 @@
 mod kinds;
 #[path = "upstreams/rest.rs"]
 mod rest;
+#[path = "upstreams/silence.rs"]
+mod silence;
 #[path = "upstreams/tls.rs"]
 mod tls;
 
@@ -18,6 +20,7 @@ use littoral_tests::{
     eventually,
     instant_node::{InstantNode, MODEL, Script},
     openai_server::{Conduct, OpenAiServer},
+    port::Port,
 };
 use serde_json::{Value, json};
 
@@ -141,6 +144,47 @@ async fn a_broken_answer_is_continued_by_text_where_the_server_can() {
 }
 
 #[tokio::test]
+async fn a_configured_model_is_waited_for_though_its_node_was_down_from_the_start() {
+    let (other, port) = (OpenAiServer::start(FIVE), Port::take());
+    let setup = |more: &str| {
+        let url = format!("http://{}/v1", port.address());
+        let setup = Edge::to(&[]).upstream("late", &url, "models = ['chat=upstream']");
+        setup.upstream("other", &other.url(), "models = ['other']").with("fleet", more)
+    };
+    let edge = start(setup("max_queue = 100")).await;
+    let answer = edge.client().chat(&ask("chat", false)).await;
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(answer.error(503).await["code"], "service_unavailable");
+    edge.client().chat(&ask("nobody", false)).await.error(400).await;
+    whole(edge.client().chat(&ask("other", false)).await, false).await;
+    let waiting = start(setup("wait_ms = 60000")).await;
+    let asking = tokio::spawn({
+        let client = waiting.client();
+        async move { whole(client.chat(&ask("chat", true)).await, true).await }
+    });
+    let late = OpenAiServer::start_at(FIVE, port.address());
+    asking.await.unwrap();
+    assert_eq!(late.asked(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_is_kept_whichever_of_the_servers_made_it() {
+    let (one, two) = (OpenAiServer::start(FIVE), OpenAiServer::start(FIVE));
+    let setup = Edge::to(&[]).upstream("one", &one.url(), "").upstream("two", &two.url(), "");
+    let edge = start(setup).await;
+    let ready = async |nodes| edge.metrics().await.get("littoral_nodes_ready") == nodes;
+    eventually("both", SOON, async || ready(2.0).await).await;
+    let mut body = ask("upstream", false);
+    body["temperature"] = json!(0);
+    let client = edge.client();
+    let said = async || client.chat(&body).await.header("x-littoral-cache").to_string();
+    assert!(said().await.starts_with("miss"));
+    drop(one);
+    eventually("the loss of one", 2 * SOON, async || ready(1.0).await).await;
+    assert!(said().await.starts_with("hit"));
+}
+
+#[tokio::test]
 async fn an_answer_that_cannot_be_continued_ends_in_an_error_event() {
     let server = OpenAiServer::start(Conduct::ClosesAfter(5, 3));
     let node = InstantNode::start("spare", Script::default());
@@ -194,6 +238,14 @@ async fn what_is_no_answer_is_contained() {
         server.follow(conduct.clone());
         let transcript = client.chat(&ask("upstream", true)).await.events().transcript().await;
         assert!(!transcript.done && transcript.broken.is_none() && transcript.error.is_some(), "{conduct:?}");
+    }
+    for (conduct, code) in [
+        (says("data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"half"), "service_unavailable"),
+        (says("data: {\"choices\":[{\"index\":7,\"delta\":{\"content\":\"one too many\"}}]}\n\n"), "internal_error"),
+    ] {
+        server.follow(conduct.clone());
+        let transcript = client.chat(&ask("upstream", true)).await.events().transcript().await;
+        assert_eq!(transcript.error.unwrap()["code"], code, "{conduct:?}");
     }
     // Twice the end is one end.
     let chunk = r#"data: {"choices":[{"index":0,"delta":{"content":"t1 t2 t3 t4 t5 "},"finish_reason":"stop"}]}"#;

@@ -29,7 +29,7 @@ record! {
     Principal { tenant, key_id, user, method }
     Rendering { dialect, model, stream, include_usage }
     Charge { kind, key, amount, limit, window_ms }
-    CachePlan { key, scope, ttl_ms, mode, tags, reason }
+    CachePlan { key, scope, ttl_ms, max_age_ms, mode, tags, reason }
     Candidate { node, reason }
     Effect { kind, key, value, ttl_ms }
     Memo { ttl_ms, vary }

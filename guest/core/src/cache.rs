@@ -138,7 +138,8 @@ fn fill(call: &mut Call, wish: Wish, tags: Vec<String>, key: impl FnOnce() -> St
     call.draft.cache = Some(CachePlan {
         key: if mode == cache_mode::BYPASS { String::new() } else { key() },
         scope: call.draft.tenant().into(),
-        ttl_ms: control.max_age_ms.unwrap_or(wish.ttl_ms).min(wish.ttl_ms),
+        ttl_ms: wish.ttl_ms,
+        max_age_ms: control.max_age_ms,
         mode: mode.into(),
         tags,
         reason: reason.into(),
@@ -161,7 +162,7 @@ struct Control {
 impl Control {
     fn of(call: &Call) -> Self {
         let mut control = Self::default();
-        for directive in call.head.header("cache-control").unwrap_or_default().split(',') {
+        for directive in call.head.list("cache-control").split(',') {
             let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
             match name.trim().to_ascii_lowercase().as_str() {
                 "no-store" => control.no_store = true,
@@ -169,7 +170,9 @@ impl Control {
                 "max-age" => {
                     // Recipients read a number in quotes too, and take one that is none for the smallest.
                     let seconds: u64 = value.trim().trim_matches('"').parse().unwrap_or(0);
-                    control.max_age_ms = Some(seconds.saturating_mul(1000));
+                    let age = seconds.saturating_mul(1000);
+                    // Who says it twice means the younger one at least.
+                    control.max_age_ms = Some(control.max_age_ms.map_or(age, |other| other.min(age)));
                 }
                 _ => {}
             }
@@ -198,9 +201,11 @@ fn mode(call: &Call, deterministic: bool, policy: Policy, control: &Control) -> 
 
 /// By what an answer can be purged: its own tag, and the tags of the header `x-littoral-cache-tags` that are fit to be.
 fn tags(call: &Call, own: String) -> Vec<String> {
-    let given = call.head.header("x-littoral-cache-tags").unwrap_or_default();
-    // A tag of the client's cannot pass for one of these.
-    let fit = |tag: &&str| !tag.is_empty() && tag.len() <= MAX_TAG && !OWN_TAGS.iter().any(|own| tag.starts_with(own));
+    let given = call.head.list("x-littoral-cache-tags");
+    // A tag of the client's cannot pass for one of these, nor can one that nobody could name in a purge.
+    let free =
+        |tag: &str| !tag.contains(char::REPLACEMENT_CHARACTER) && !OWN_TAGS.iter().any(|own| tag.starts_with(own));
+    let fit = |tag: &&str| !tag.is_empty() && tag.len() <= MAX_TAG && free(tag);
     let given = given.split(',').map(str::trim).filter(fit).take(MAX_TAGS).map(String::from);
     std::iter::once(own).chain(given).collect()
 }
@@ -249,6 +254,40 @@ mod tests {
         assert_eq!(read("max-age=99999999999999999999"), age(0));
         assert_eq!(read("NO-STORE,no-cache"), Control { no_store: true, no_cache: true, max_age_ms: None });
         assert_eq!(read(",,="), Control::default());
+    }
+
+    #[test]
+    fn all_lines_of_a_header_count_whatever_else_stands_in_them() {
+        let read = |values: &[&[u8]]| {
+            let headers = values.iter().map(|value| ("cache-control".to_string(), value.to_vec())).collect();
+            Control::of(&Call { head: Head { headers, ..Head::default() }, ..Call::default() })
+        };
+        let both = Control { no_store: true, no_cache: false, max_age_ms: Some(100_000) };
+        assert_eq!(read(&[b"max-age=100", b"no-store"]), both);
+        assert_eq!(read(&[b"no-store", b"max-age=100"]), both);
+        assert_eq!(read(&[b"no-store, x=\"\xe9\""]), Control { no_store: true, ..Control::default() });
+        assert_eq!(read(&[b"max-age=9", b"max-age=5, max-age=7"]).max_age_ms, Some(5_000));
+        let headers =
+            ["faq", "v2, \u{e9}t\u{e9}"].map(|v| ("x-littoral-cache-tags".to_string(), v.as_bytes().to_vec()));
+        let mut headers = Vec::from(headers);
+        headers.push(("x-littoral-cache-tags".into(), b"\xe9".to_vec()));
+        let call = Call { head: Head { headers, ..Head::default() }, ..Call::default() };
+        assert_eq!(tags(&call, "model:m".into()), ["model:m", "faq", "v2", "\u{e9}t\u{e9}"]);
+    }
+
+    #[test]
+    fn how_old_an_answer_may_be_does_not_say_how_long_it_is_kept() {
+        let planned = |control: &str| {
+            let mut call = with("cache-control", control);
+            let wish = Wish { deterministic: true, policy: Policy::Always, ttl_ms: 60_000 };
+            fill(&mut call, wish, Vec::new(), String::new);
+            let plan = call.draft.cache.unwrap();
+            (plan.ttl_ms, plan.oldest_ms())
+        };
+        assert_eq!(planned(""), (60_000, 60_000));
+        assert_eq!(planned("max-age=1"), (60_000, 1_000));
+        assert_eq!(planned("max-age=0"), (60_000, 0));
+        assert_eq!(planned("max-age=600"), (60_000, 60_000));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! Field by field the same as the WIT records; their meaning is documented there.
 
+use std::borrow::Cow;
+
 /// Names and values, in order; names may repeat.
 pub type Pairs = Vec<(String, String)>;
 
@@ -19,6 +21,14 @@ impl Head {
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(n, _)| n == name)?;
         std::str::from_utf8(value).ok()
+    }
+
+    /// All lines of a header that is a list, as one (RFC 9110, section 5.3). What is no UTF-8 is U+FFFD in it: one such
+    /// sign says nothing of what stands beside it.
+    pub fn list(&self, name: &str) -> Cow<'_, str> {
+        let mut lines = self.headers.iter().filter(|(n, _)| n == name).map(|(_, value)| String::from_utf8_lossy(value));
+        let first = lines.next().unwrap_or_default();
+        lines.fold(first, |all, line| Cow::Owned([&all, ", ", &line].concat()))
     }
 }
 
@@ -67,9 +77,17 @@ pub struct CachePlan {
     pub key: String,
     pub scope: String,
     pub ttl_ms: u64,
+    pub max_age_ms: Option<u64>,
     pub mode: String,
     pub tags: Vec<String>,
     pub reason: String,
+}
+
+impl CachePlan {
+    /// The age that an answer must not have reached to be given, milliseconds.
+    pub fn oldest_ms(&self) -> u64 {
+        self.max_age_ms.unwrap_or(self.ttl_ms).min(self.ttl_ms)
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]

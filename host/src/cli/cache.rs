@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Context, bail};
-use clap::{ArgGroup, Subcommand};
+use clap::{ArgGroup, Subcommand, builder::NonEmptyStringValueParser};
 
 use crate::{
     config,
@@ -17,17 +17,17 @@ pub enum Cache {
     /// one that cannot hear lets them go with their time to live.
     #[command(group = ArgGroup::new("which").required(true).multiple(true).args(["model", "tenant", "tag", "tag_prefix", "all"]))]
     Purge {
-        /// Answers of this model.
-        #[arg(long)]
+        /// Answers of this model; another name for it is known where --config has the alias.
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         model: Option<String>,
         /// Answers to this tenant.
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         tenant: Option<String>,
         /// Answers with this tag (requests name theirs in `x-littoral-cache-tags`).
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         tag: Option<String>,
         /// Answers with a tag that begins so.
-        #[arg(long)]
+        #[arg(long, value_parser = NonEmptyStringValueParser::new())]
         tag_prefix: Option<String>,
         /// Every answer.
         #[arg(long, conflicts_with_all = ["model", "tenant", "tag", "tag_prefix"])]
@@ -52,6 +52,8 @@ impl Cache {
             config.store.answers = Some(url);
         }
         config.check()?;
+        // Answers are kept under the model's own name.
+        let model = model.map(|name| config.fleet.aliases.remove(&name).unwrap_or(name));
         let mut settings = config.store;
         // A person waits longer than a request.
         settings.answers_timeout_ms = settings.answers_timeout_ms.max(5_000);

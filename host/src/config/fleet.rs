@@ -28,6 +28,8 @@ pub struct Fleet {
     pub retry_reserve: f64,
     /// How long the first token may take before a second node is asked for it as well, milliseconds; 0 = never.
     pub hedge_ms: u64,
+    /// How long an `openai` node may say nothing, before its answer and within it, milliseconds; then another is asked.
+    pub silence_ms: u64,
     /// Requests a node may have more than it has slots before they are turned away here.
     pub max_queue: u32,
     /// How long a request waits for a node while none is ready, milliseconds; streams get comments meanwhile.
@@ -65,6 +67,7 @@ impl Default for Fleet {
             retry_ratio: 0.2,
             retry_reserve: 10.0,
             hedge_ms: 0,
+            silence_ms: 120_000,
             max_queue: 1024,
             wait_ms: 0,
             max_resumes: 5,
@@ -110,6 +113,10 @@ impl Fleet {
         (self.hedge_ms > 0).then(|| Duration::from_millis(self.hedge_ms))
     }
 
+    pub fn silence(&self) -> Duration {
+        Duration::from_millis(self.silence_ms)
+    }
+
     pub(super) fn check(&self) -> Result<(), ConfigError> {
         let refuse = |key: &str, message: &str| {
             Err(ConfigError::Invalid { key: format!("fleet.{key}"), message: message.into() })
@@ -120,8 +127,14 @@ impl Fleet {
         if self.breaker_failures == 0 {
             return refuse("breaker_failures", "must be at least 1");
         }
-        if self.breaker_ms == 0 || self.breaker_max_ms < self.breaker_ms {
-            return refuse("breaker_max_ms", "must be at least breaker_ms, and that at least 1");
+        if self.breaker_ms == 0 {
+            return refuse("breaker_ms", "must be at least 1");
+        }
+        if self.breaker_max_ms < self.breaker_ms {
+            return refuse("breaker_max_ms", "must be at least breaker_ms");
+        }
+        if let Some((name, _)) = self.aliases.iter().find(|(name, model)| name == model) {
+            return refuse(&format!("aliases.{name}"), "is the model's own name");
         }
         if !(0.0..=10.0).contains(&self.retry_ratio) {
             return refuse("retry_ratio", "must be between 0 and 10");
@@ -129,13 +142,17 @@ impl Fleet {
         if !(0.0..=100_000.0).contains(&self.retry_reserve) {
             return refuse("retry_reserve", "must be between 0 and 100000");
         }
+        if self.silence_ms == 0 {
+            return refuse("silence_ms", "must be at least 1");
+        }
         if self.discover_ms == 0 {
             return refuse("discover_ms", "must be at least 1");
         }
         for name in &self.dns {
             let port =
                 name.rsplit_once(':').and_then(|(host, port)| Some((!host.is_empty()).then_some(port)?.parse::<u16>()));
-            if !name.starts_with('_') && !matches!(port, Some(Ok(1..))) {
+            let fits = if name.starts_with('_') { !name.contains(':') } else { matches!(port, Some(Ok(1..))) };
+            if !fits {
                 return refuse("dns", "names are name:port, or begin with '_' and have no port (SRV)");
             }
         }

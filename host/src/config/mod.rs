@@ -225,7 +225,8 @@ fn check_nodes(nodes: &[Node]) -> Result<(), ConfigError> {
             return refuse(key, message);
         }
         if nodes[..i].iter().any(|other| other.name() == node.name()) {
-            return refuse("address", format!("two nodes are called '{}'", node.name()));
+            let key = if node.name.is_some() { "name" } else { "address" };
+            return refuse(key, format!("two nodes are called '{}'", node.name()));
         }
     }
     Ok(())
@@ -260,12 +261,25 @@ mod tests {
             ("[[node]]\naddress = 'a'", "node[0].address"),
             ("[[node]]\naddress = ':1'", "node[0].address"),
             ("[[node]]\naddress = 'a:1'\n[[node]]\naddress = 'a:1'", "node[1].address"),
+            ("[[node]]\nname = 'x'\naddress = 'a:1'\n[[node]]\nname = 'x'\naddress = 'b:1'", "node[1].name"),
+            ("[[node]]\naddress = 'a:1'\nmax_streams = 4", "node[0].max_streams"),
+            ("[[node]]\naddress = 'a:1'\nresume = 'prefix'", "node[0].resume"),
+            ("[[node]]\naddress = 'a:1'\napi_key_file = 'key'", "node[0].api_key_file"),
+            ("[[node]]\naddress = 'a:1'\nmodels = ['m=x']", "node[0].models"),
+            ("[[node]]\naddress = 'http://a'\nkind = 'openai'\nmax_streams = 0", "node[0].max_streams"),
+            ("[[node]]\naddress = 'http://a'\nkind = 'openai'\nmodels = ['']", "node[0].models"),
+            ("[[node]]\naddress = 'http://a'\nkind = 'openai'\nmodels = ['=x']", "node[0].models"),
+            ("[[node]]\naddress = 'http://a'\nkind = 'openai'\nmodels = ['a= ']", "node[0].models"),
             ("[[node]]\naddress = 'a:1'\npath.dscp = 64", "node[0].path.dscp"),
             ("[[node]]\naddress = 'https://a'\nkind = 'openai'\nca_file = '/nowhere'", "node[0].ca_file"),
             ("node = []", "node"),
             ("[retrieval]\nurl = 'a:1'", "retrieval.url"),
             ("[retrieval]\nurl = 'http://a:1'\nca_file = 'ca.pem'", "retrieval.ca_file"),
             ("[fleet]\ndns = ['nodes']", "fleet.dns"),
+            ("[fleet]\ndns = ['_grpc._tcp.x:5']", "fleet.dns"),
+            ("[fleet]\naliases = { a = 'a' }", "fleet.aliases.a"),
+            ("[fleet]\nbreaker_ms = 0", "fleet.breaker_ms"),
+            ("[fleet]\nsilence_ms = 0", "fleet.silence_ms"),
             ("[fleet]\nload_factor = 0.5", "fleet.load_factor"),
             ("[fleet]\nbreaker_max_ms = 1", "fleet.breaker_max_ms"),
             ("[cache.routes.chta]\npolicy = 'off'", "cache.routes.chta"),

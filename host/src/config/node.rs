@@ -31,7 +31,8 @@ pub struct Node {
     pub api_key_file: Option<PathBuf>,
     /// The authorities whose certificates an `openai` node may have, PEM, instead of the public ones.
     pub ca_file: Option<PathBuf>,
-    /// Models of an `openai` node, as `name` or `name=what the server calls it`; by default those it lists.
+    /// Models of an `openai` node, as `name` or `name=what the server calls it`; by default those it lists. Of a node of
+    /// ours, what it is expected to serve before it has said so.
     #[serde(default)]
     pub models: Vec<String>,
     /// Streams an `openai` node may have at once; further requests wait.
@@ -63,7 +64,7 @@ impl Node {
     }
 
     pub fn max_streams(&self) -> u32 {
-        self.max_streams.unwrap_or(MAX_STREAMS).max(1)
+        self.max_streams.unwrap_or(MAX_STREAMS)
     }
 
     /// The names of the models it was said to serve.
@@ -91,7 +92,32 @@ impl Node {
     pub(super) fn check(&self) -> Result<(), (&'static str, String)> {
         self.path.check().map_err(|message| ("path.dscp", message))?;
         self.check_address().map_err(|message| ("address", message))?;
-        self.check_trust().map_err(|message| ("ca_file", message))
+        self.check_trust().map_err(|message| ("ca_file", message))?;
+        self.check_models().map_err(|message| ("models", message))?;
+        let theirs = [
+            ("max_streams", self.max_streams.is_some()),
+            ("resume", self.resume != Continue::None),
+            ("api_key_file", self.api_key_file.is_some()),
+        ];
+        match theirs.into_iter().find(|(_, set)| *set && self.kind == Kind::Littoral) {
+            Some((key, _)) => Err((key, "is for nodes of kind 'openai'".into())),
+            None if self.max_streams == Some(0) => Err(("max_streams", "must be at least 1".into())),
+            None => Ok(()),
+        }
+    }
+
+    fn check_models(&self) -> Result<(), String> {
+        for entry in &self.models {
+            let pair = entry.split_once('=');
+            if pair.is_some() && self.kind == Kind::Littoral {
+                return Err(format!("'{entry}': a node of ours has its own names; give it one with --name there"));
+            }
+            let (name, theirs) = pair.unwrap_or((entry, entry));
+            if name.trim().is_empty() || theirs.trim().is_empty() {
+                return Err(format!("'{entry}' must be a name, or NAME=WHAT THE SERVER CALLS IT"));
+            }
+        }
+        Ok(())
     }
 
     fn check_trust(&self) -> Result<(), String> {

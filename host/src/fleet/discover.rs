@@ -59,26 +59,35 @@ pub async fn discover(fleet: Arc<Fleet>, configured: Vec<Node>) {
     };
     let mut rosters: Vec<Roster> = config.dns.iter().map(|_| Roster::default()).collect();
     let mut from_file = Vec::new();
+    let mut told = Told::default();
     let mut known = configured.clone();
     let mut ticks = interval(Duration::from_millis(config.discover_ms));
     loop {
         ticks.tick().await;
         if let Some(path) = &config.nodes_file {
             match read(path.clone()).await {
-                Ok(nodes) => from_file = nodes,
+                Ok(nodes) => {
+                    from_file = nodes;
+                    told.answers(&path.display().to_string());
+                }
                 Err(error) => {
                     fleet.discovery_errors.fetch_add(1, Relaxed);
-                    tracing::warn!(path = %path.display(), %error, "the file of nodes was not read; the nodes known before stay");
+                    told.is_silent(&path.display().to_string(), &error.to_string());
                 }
             }
         }
         if let Some(resolver) = &resolver {
             for (name, roster) in config.dns.iter().zip(&mut rosters) {
-                let answer = match timeout(PATIENCE, ask(resolver, name)).await {
-                    Ok(Ok(addresses)) => Some(addresses),
-                    Ok(Err(error)) => silent(&fleet, name, &error),
-                    Err(_) => silent(&fleet, name, "no answer in time"),
-                };
+                let late = || Err("no answer in time".to_string());
+                let answer = timeout(PATIENCE, ask(resolver, name)).await.unwrap_or_else(|_| late());
+                match &answer {
+                    Ok(_) => told.answers(name),
+                    Err(error) => {
+                        fleet.discovery_errors.fetch_add(1, Relaxed);
+                        told.is_silent(name, error);
+                    }
+                }
+                let answer = answer.ok();
                 roster.heard(now_ms(), config.discover_grace_ms, answer);
             }
         }
@@ -97,10 +106,22 @@ pub async fn discover(fleet: Arc<Fleet>, configured: Vec<Node>) {
     }
 }
 
-fn silent(fleet: &Fleet, name: &str, error: &str) -> Option<Vec<String>> {
-    fleet.discovery_errors.fetch_add(1, Relaxed);
-    tracing::debug!(name, error, "DNS did not answer; the nodes known before stay");
-    None
+/// Why the file, or a name of DNS, gives no answer, as the log has it: it is told when that changes.
+#[derive(Default)]
+struct Told(BTreeMap<String, String>);
+
+impl Told {
+    fn is_silent(&mut self, whom: &str, error: &str) {
+        if self.0.insert(whom.into(), error.into()).as_deref() != Some(error) {
+            tracing::warn!(from = whom, error, "nodes cannot be learned there; those known before stay");
+        }
+    }
+
+    fn answers(&mut self, whom: &str) {
+        if self.0.remove(whom).is_some() {
+            tracing::info!(from = whom, "nodes can be learned there again");
+        }
+    }
 }
 
 /// The `[[node]]` sections of a file.

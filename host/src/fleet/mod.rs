@@ -30,7 +30,7 @@ use crate::{config, plan::now_ms};
 pub use clients::{Clients, connect};
 pub use discover::discover;
 pub use member::{Lease, Member};
-pub use path::{Connector, Path};
+pub use path::{Connector, Path, Unbound};
 pub use view::{NodeStatus, View};
 
 /// The nodes and what is known of them.
@@ -287,8 +287,27 @@ mod tests {
     #[test]
     fn a_fleet_nobody_answered_from_knows_nothing_and_says_so() {
         let fleet = fleet(&["a"]);
-        assert!(!fleet.view().was_ever_reached());
+        assert!(!fleet.view().was_ever_reached() && fleet.view().is_incomplete());
         assert!(fleet.model("m").is_none() && names(&fleet, "s").is_empty());
+    }
+
+    #[test]
+    fn a_model_that_a_node_is_said_to_serve_is_known_before_the_node_is() {
+        let node = |name: &str, models: &[&str]| config::Node {
+            models: models.iter().map(ToString::to_string).collect(),
+            ..config::Node::at("localhost:1").named(name)
+        };
+        let nodes = vec![node("a", &["m", "far=org/Far"]), node("b", &["n"])];
+        let fleet = Fleet::new(nodes, config::Fleet::default());
+        assert!(fleet.model("m").is_some() && names(&fleet, "s").is_empty() && !fleet.view().is_ready());
+        report(&fleet, 1, Some(serving("n")));
+        assert!(fleet.view().was_ever_reached() && !fleet.view().is_incomplete());
+        assert_eq!(fleet.model("far").unwrap().revision, "org/Far");
+        assert!(fleet.model("other").is_none());
+        report(&fleet, 0, Some(serving("m")));
+        assert_eq!((names(&fleet, "s"), fleet.model("m").unwrap().revision.as_str()), (vec!["a".into()], "r1"));
+        fleet.set_nodes(vec![node("b", &["n"]), node("c", &[])]);
+        assert!(fleet.view().is_incomplete(), "nobody knows what c serves");
     }
 
     #[test]

@@ -35,6 +35,20 @@ pub struct Path {
     pub dscp: Option<u8>,
 }
 
+/// The local address cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("path.bind = '{bind}' cannot be used: {error}")]
+pub struct Unbound {
+    bind: IpAddr,
+    error: io::Error,
+}
+
+impl From<Unbound> for io::Error {
+    fn from(unbound: Unbound) -> Self {
+        Self::new(unbound.error.kind(), unbound)
+    }
+}
+
 impl Path {
     /// Whether the values can be used at all.
     pub fn check(&self) -> Result<(), String> {
@@ -79,7 +93,7 @@ impl Path {
             };
         }
         if let Some(bind) = self.bind {
-            socket.bind(&SocketAddr::new(bind, 0).into())?;
+            socket.bind(&SocketAddr::new(bind, 0).into()).map_err(|error| Unbound { bind, error })?;
         }
         Ok(TcpSocket::from_std_stream(socket.into()))
     }

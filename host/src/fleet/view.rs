@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use littoral_core::Model;
+use littoral_proto::v1::{self, NodeInfo};
 use serde::Serialize;
 
 use super::{Known, Member};
-use crate::plan::now_ms;
+use crate::{config, plan::now_ms};
 
 /// An immutable picture of the fleet. What changes with every request is in the members.
 #[derive(Default)]
@@ -14,6 +15,10 @@ pub struct View {
     nodes: Vec<Node>,
     models: BTreeMap<String, Served>,
     aliases: BTreeMap<String, String>,
+    /// A node has said what it serves.
+    reached: bool,
+    /// A node has not said what it serves, and nobody else has said it.
+    unknown: bool,
 }
 
 /// A node, and what it is.
@@ -60,7 +65,10 @@ impl View {
     pub(super) fn of(nodes: &[Known], aliases: &BTreeMap<String, String>) -> Self {
         let mut view = Self { aliases: aliases.clone(), ..Self::default() };
         for (i, node) in nodes.iter().enumerate() {
-            let info = node.info.clone().unwrap_or_default();
+            let info = node.info.clone().unwrap_or_else(|| expected(&node.member.node));
+            view.reached |= node.info.is_some();
+            // What it lists can be any model as long as nobody has asked it.
+            view.unknown |= node.info.is_none() && info.models.is_empty();
             let ready = node.reachable && !info.draining;
             for model in &info.models {
                 let known = view.models.entry(model.name.clone());
@@ -79,6 +87,7 @@ impl View {
                     if served.nodes.is_empty() && served.model.revision != model.revision {
                         served.model.revision = model.revision.clone();
                         served.model.context_length = model.context_length;
+                        served.model.created = model.created;
                         served.fingerprint = fingerprint(&model.revision);
                     }
                     served.nodes.push(i);
@@ -121,7 +130,7 @@ impl View {
         self.nodes.iter().map(status).collect()
     }
 
-    /// Every model that a node was seen to serve, and every other name that stands for one.
+    /// Every model that a node was seen, or is said, to serve, and every other name that stands for one.
     pub fn models(&self) -> impl Iterator<Item = (&str, &Model)> {
         let named = self.models.iter().map(|(name, served)| (name.as_str(), &served.model));
         let others = self.aliases.iter().filter(|(alias, _)| !self.models.contains_key(*alias));
@@ -140,8 +149,20 @@ impl View {
 
     /// Whether any node has ever said what it serves.
     pub fn was_ever_reached(&self) -> bool {
-        !self.models.is_empty()
+        self.reached
     }
+
+    /// Whether a model that is not known may yet be some node's.
+    pub fn is_incomplete(&self) -> bool {
+        !self.reached || self.unknown
+    }
+}
+
+/// What a node that has not been heard of is said to serve.
+fn expected(node: &config::Node) -> NodeInfo {
+    let model =
+        |name: &str| v1::Model { revision: node.upstream_name(name).into(), name: name.into(), ..<_>::default() };
+    NodeInfo { models: node.model_names().map(model).collect(), ..NodeInfo::default() }
 }
 
 fn fingerprint(revision: &str) -> String {

@@ -175,8 +175,9 @@ impl Probe {
                 let rtt = asked.elapsed();
                 let named: Vec<String> = member.node.model_names().map(String::from).collect();
                 let model = |name: String| v1::Model {
-                    // What is behind the name cannot be told; whoever changes it purges the cache.
-                    revision: format!("{}/{}", member.node.address, member.node.upstream_name(&name)),
+                    // What is behind the name cannot be told; whoever changes it purges the cache. Of several servers each
+                    // is taken to have the same, or a failover would find an empty cache.
+                    revision: member.node.upstream_name(&name).into(),
                     name,
                     ..v1::Model::default()
                 };

@@ -47,6 +47,7 @@ impl From<wit::PlanResult> for core::Plan {
                 key: c.key,
                 scope: c.scope,
                 ttl_ms: c.ttl_ms,
+                max_age_ms: c.max_age_ms,
                 mode: c.mode,
                 tags: c.tags,
                 reason: c.reason,

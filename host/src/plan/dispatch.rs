@@ -12,7 +12,7 @@ use futures::{
     FutureExt,
     future::{self, BoxFuture, Either},
 };
-use littoral_core::Candidate;
+use littoral_core::{Candidate, fleet::Reason};
 use littoral_proto::v1::{Event, GenerateRequest, Resume, event};
 use tokio::time::{sleep, timeout_at};
 
@@ -31,6 +31,9 @@ use crate::{
 
 /// Nodes the fleet is asked for when those of the plan are used up.
 const MORE: usize = 3;
+
+/// Why a node has a request that was first sent to another, which is slow.
+const HEDGE: &str = "hedge";
 
 /// What is said when no node has room.
 pub const EVERY_NODE: &str = "every node is busy";
@@ -84,14 +87,17 @@ impl Dispatch {
         loop {
             let Some((candidate, lease)) = self.next(from, last.is_some()) else { break };
             let hedge = self.fleet.config().hedge().filter(|_| !from.begun);
+            self.tally.asked(&self.asked);
             let opened = match hedge {
                 None => self.attempt(lease, from, false).await,
                 Some(after) => self.hedged(lease, from, after).await,
             };
             match opened {
                 Ok(opened) => {
-                    let by_text = opened.way != Way::Tokens;
-                    self.tally.routed(opened.lease.member().name(), &candidate.reason, &self.asked, by_text);
+                    let (node, by_text) = (opened.lease.member().name(), opened.way != Way::Tokens);
+                    // Who was asked beside it, and was quicker.
+                    let reason = if node == candidate.node { &candidate.reason } else { HEDGE };
+                    self.tally.routed(node, reason, &self.asked, by_text);
                     return Ok(opened);
                 }
                 Err(error) if error.is_retryable() => {
@@ -130,6 +136,10 @@ impl Dispatch {
             if self.candidates.is_empty() {
                 let (model, session) = (&self.ask.model, &self.ask.session);
                 self.candidates = self.fleet.candidates_but(&self.asked, model, session, MORE).into();
+                if !self.asked.is_empty() {
+                    // The first of those that are left is not therefore the session's home.
+                    self.candidates.iter_mut().for_each(|candidate| candidate.reason = Reason::Fallback.name().into());
+                }
             }
             let (candidate, waited) = match self.candidates.pop_front() {
                 Some(candidate) => (candidate, false),
@@ -176,6 +186,7 @@ impl Dispatch {
         };
         let Some((candidate, lease)) = self.next(from, true) else { return first.await };
         self.metrics.hedges.increment(1);
+        self.tally.asked(&self.asked);
         let second = self.attempt(lease, from, true);
         match future::select(first, second).await {
             Either::Left((Ok(opened), _)) => Ok(opened),
@@ -223,11 +234,13 @@ impl Dispatch {
                     request_id: ask.request_id,
                     seed: from.seed.or(ask.seed).unwrap_or_else(rand::random),
                     said,
+                    silence: self.fleet.config().silence(),
                 };
                 Either::Right((self.nodes.http(&lease.member().node), lease.member().clone(), call))
             }
         };
         let (deadline, metrics) = (self.deadline, self.metrics.clone());
+        let allowed = deadline.saturating_duration_since(self.received);
         let opening = async move {
             let mut wire = match call {
                 Either::Left((client, request)) => {
@@ -257,14 +270,23 @@ impl Dispatch {
         async move {
             match timeout_at(deadline.into(), opening).await {
                 Ok(Ok((first, wire))) => {
-                    lease.succeeded(now_ms());
+                    // The head of an HTTP answer is no word of the model's.
+                    if matches!(wire, Wire::Grpc(_)) || first.len() > 1 {
+                        lease.succeeded(now_ms());
+                    }
                     Ok(Opened { first, wire, lease, way })
                 }
                 Ok(Err(error)) => {
                     blame(&lease, &error);
                     Err(error)
                 }
-                Err(_) => Err(Error::Deadline),
+                Err(_) => {
+                    // Who had no time is not to blame for it.
+                    if left >= allowed / 2 {
+                        fault(&lease, &Error::Deadline);
+                    }
+                    Err(Error::Deadline)
+                }
             }
         }
         .boxed()
@@ -273,7 +295,14 @@ impl Dispatch {
 
 /// Counts an error against the node that made it, when it is the node's fault.
 pub fn blame(lease: &Lease, error: &Error) {
-    if error.is_nodes_fault() && lease.failed(now_ms()) {
+    if error.is_nodes_fault() {
+        fault(lease, error);
+    }
+}
+
+/// The same of an error that is the node's fault whatever it is called.
+pub fn fault(lease: &Lease, error: &Error) {
+    if lease.failed(now_ms()) {
         tracing::warn!(node = lease.member().name(), %error, "the node is left alone for a while: it fails");
     }
 }

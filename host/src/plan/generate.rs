@@ -14,7 +14,7 @@ use http::{
     header::{CACHE_CONTROL, CONTENT_TYPE},
 };
 use littoral_api::chat::{self, Renderer};
-use littoral_core::{Pairs, Plan, cache_mode, dialect, key::hex};
+use littoral_core::{Pairs, Plan, dialect, key::hex};
 use littoral_proto::v1::{Event, event::Kind};
 use tokio::{
     task::spawn_local,
@@ -30,11 +30,14 @@ use super::{
     events::Events,
     generation::Generation,
     now_ms,
+    origin::can_go_on,
     permit::{Permit, Take},
     progress::Progress,
+    together::Task,
 };
 use crate::{
     error::Error,
+    store::Role,
     telemetry::{CacheOutcome, Entry, Tally},
 };
 
@@ -51,16 +54,15 @@ impl Executor {
         headers: Pairs,
         mut plan: Arc<Plan>,
         arrival: &Arrival,
-        entry: &mut Entry,
+        (head, entry): (&mut HeaderMap, &mut Entry),
     ) -> Result<Answer, Error> {
         let rendering = plan.rendering.clone();
         let rendering = rendering.ok_or_else(|| Error::Plan("it generates and names no rendering".into()))?;
         if rendering.dialect != dialect::CHAT {
             return Err(Error::Plan(format!("this host does not speak the dialect '{}'", rendering.dialect)));
         }
-        let mut head = HeaderMap::with_capacity(8);
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
-        let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
+        let (found, role) = self.find(&mut plan, (arrival, due), head, entry).await?;
         let written = chat::Head {
             id: ["chatcmpl-", &hex(&rand::random::<[u8; 12]>())].concat(),
             created: now_ms() / 1000,
@@ -69,13 +71,17 @@ impl Executor {
             stream: rendering.stream,
             include_usage: rendering.include_usage,
         };
-        add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+        // A failure has the host's headers and not the guest's.
+        let finish = |mut head: HeaderMap| {
+            add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+            head
+        };
         // Most of what is asked for again as a document is written already.
         if let (Found::Kept(answer), false, true) = (&found, rendering.stream, plan.filters.is_empty())
             && let Some(ending) = answer.ending()
         {
             answer.events.iter().for_each(|event| entry.tally.tell(event, arrival.received));
-            return Ok(document(head, chat::join(&written, ending), &entry.tally));
+            return Ok(document(finish(std::mem::take(head)), chat::join(&written, ending), &entry.tally));
         }
         let mut renderer = Renderer::new(written);
         let job = Job {
@@ -88,33 +94,35 @@ impl Executor {
             plan,
         };
         if !rendering.stream {
-            let mut events = job.events(found).await?;
-            return Ok(document(head, collect(&mut events, &mut renderer).await?, &entry.tally));
+            let mut events = job.events(found, role).await?;
+            let bytes = collect(&mut events, &mut renderer).await?;
+            return Ok(document(finish(std::mem::take(head)), bytes, &entry.tally));
         }
-        head.entry(CONTENT_TYPE).or_insert(EVENT_STREAM);
-        head.entry(CACHE_CONTROL).or_insert(NO_CACHE);
         // The head waits for the first event, so that a failure before it keeps its status; but not for ever, because
         // clients give up on a silent connection.
-        let mut opening: Opening = Box::pin(job.events(found));
-        match timeout(KEEP_ALIVE_EVERY, &mut opening).await {
-            Ok(events) => {
-                let events = events?;
+        let mut opening: Opening = Box::pin(job.events(found, role));
+        let events = timeout(KEEP_ALIVE_EVERY, &mut opening).await.ok().transpose()?;
+        let mut head = finish(std::mem::take(head));
+        head.entry(CONTENT_TYPE).or_insert(EVENT_STREAM);
+        head.entry(CACHE_CONTROL).or_insert(NO_CACHE);
+        Ok(match events {
+            Some(events) => {
                 name_node(&mut head, &entry.tally);
-                Ok(Answer::Stream(head, Flow::of(events, renderer)))
+                Answer::Stream(head, Flow::of(events, renderer))
             }
-            Err(_) => Ok(Answer::Stream(head, Flow::opening(opening, renderer))),
-        }
+            None => Answer::Stream(head, Flow::opening(opening, renderer)),
+        })
     }
 
     /// Charges the request, looks its answer up or joins the generation of another one, and reserves what a generation
-    /// of its own may use.
+    /// of its own may use. What this edge is to one that others may be asked for too comes with it.
     pub(super) async fn find(
         &self,
         plan: &mut Arc<Plan>,
         (arrival, due): (&Arrival, Instant),
         head: &mut HeaderMap,
         entry: &mut Entry,
-    ) -> Result<Found, Error> {
+    ) -> Result<(Found, Option<Role>), Error> {
         let looks = plan.cache.as_ref().is_some_and(AnswerCache::looks);
         if looks {
             self.take(plan, Take::Request, arrival, head).await?;
@@ -124,27 +132,65 @@ impl Executor {
             Some(cache) => {
                 let looking = timeout_at(due.into(), self.look_up_or_join(cache));
                 let look_up = looking.await.map_err(|_| Error::Deadline)?;
-                head.insert(CACHE, cache_header(&look_up, &cache.reason));
+                head.insert(CACHE, cache_header(look_up.outcome, &look_up.found, &cache.reason));
                 look_up
             }
         };
         entry.cache = look_up.outcome;
-        match look_up.outcome {
+        let rest = if looks { Take::Generation } else { Take::All };
+        let begun = self.begin(plan, look_up.found, (rest, arrival), head, entry).await;
+        if let (Ok((found, Some(Role::Follower(_)))), Some(cache)) = (&begun, &plan.cache) {
+            entry.cache = CacheOutcome::Coalesced;
+            head.insert(CACHE, cache_header(entry.cache, found, &cache.reason));
+        }
+        match entry.cache {
             CacheOutcome::Hit => self.shared.metrics.cache_hits.increment(1),
             CacheOutcome::Miss => self.shared.metrics.cache_misses.increment(1),
             CacheOutcome::Coalesced => self.shared.metrics.cache_coalesced.increment(1),
             CacheOutcome::Bypass | CacheOutcome::None => {}
         }
-        if matches!(look_up.found, Found::Kept(_) | Found::Joined(_)) {
-            return Ok(look_up.found);
+        begun
+    }
+
+    /// Reserves what a generation of its own may use, and asks whether another edge flies it.
+    async fn begin(
+        &self,
+        plan: &mut Arc<Plan>,
+        found: Found,
+        (rest, arrival): (Take, &Arrival),
+        head: &mut HeaderMap,
+        entry: &mut Entry,
+    ) -> Result<(Found, Option<Role>), Error> {
+        if matches!(found, Found::Kept(_) | Found::Joined(_)) {
+            return Ok((found, None));
         }
         // When this fails, who joined meanwhile looks for another.
-        let rest = if looks { Take::Generation } else { Take::All };
-        let Some(permit) = self.take(plan, rest, arrival, head).await? else { return Ok(look_up.found) };
-        // Others may be able to pay for the whole answer.
-        let found = if permit.lowered { Found::Alone } else { look_up.found };
-        entry.tally.meter(permit);
-        Ok(found)
+        let mut found = found;
+        if let Some(permit) = self.take(plan, rest, arrival, head).await? {
+            // Others may be able to pay for the whole answer.
+            if permit.lowered {
+                found = Found::Alone;
+            }
+            entry.tally.meter(permit);
+        }
+        let role = match &found {
+            Found::Leads(pilot, _) if self.may_share(plan) => self.role(pilot).await,
+            _ => None,
+        };
+        Ok((found, role))
+    }
+
+    /// Whether another edge may fly what the plan asks for: only what can be gone on with here when that edge, or the store
+    /// between the two, is lost.
+    fn may_share(&self, plan: &Plan) -> bool {
+        if !plan.cache.as_ref().is_some_and(AnswerCache::shares) {
+            return false;
+        }
+        // A question to a knowledge service is asked again.
+        let Some(rendering) = &plan.rendering else { return true };
+        let view = self.shared.fleet.view();
+        let Some(served) = view.served(&rendering.model) else { return false };
+        can_go_on(served.nodes.iter().map(|&at| &view.nodes()[at].member.node), &plan.request)
     }
 
     /// Takes charges, and tells the client of its rates.
@@ -180,7 +226,7 @@ pub(super) struct Job {
 
 impl Job {
     /// The events, from the cache, a node or another request's generation, through the plan's filters.
-    async fn events(self, found: Found) -> Result<Events, Error> {
+    async fn events(self, found: Found, role: Option<Role>) -> Result<Events, Error> {
         let (executor, filters) = (self.executor.clone(), self.plan.filters.clone());
         let events = match found {
             Found::Kept(answer) => {
@@ -194,9 +240,8 @@ impl Job {
             }
             Found::Leads(pilot, mut listener) => {
                 // The generation must go on when this request's client leaves and another listens.
-                let shares = self.plan.cache.as_ref().is_some_and(|cache| cache.mode == cache_mode::USE);
                 let deadline = self.deadline;
-                spawn_local(executor.clone().fly(pilot, self, shares));
+                spawn_local(executor.clone().fly(pilot, self, role));
                 timeout_at(deadline.into(), listener.opened()).await.map_err(|_| Error::Deadline)??;
                 Events::Shared(listener)
             }
@@ -204,13 +249,6 @@ impl Job {
             Found::Alone => Events::Generation(Box::new(Box::pin(self.open(Progress::default())).await?)),
         };
         Ok(events.through(&filters, &executor.guests)?)
-    }
-
-    /// Another edge flies, and the request that started its generation there pays: gives back what was reserved here. Who
-    /// is told of the events, and when its request came.
-    pub(super) fn follows(&self) -> (Arc<Tally>, Instant) {
-        self.tally.release();
-        (self.tally.clone(), self.received)
     }
 
     /// Has a node begin the answer, or go on from where it has come.
@@ -252,6 +290,20 @@ impl Job {
     }
 }
 
+impl Task for Job {
+    type Events = Generation;
+
+    async fn open(self, progress: Progress, _heard: usize) -> Result<Generation, Error> {
+        Self::open(self, progress).await
+    }
+
+    /// The request that started the generation elsewhere pays for it: what was reserved here is given back.
+    fn follows(&self) -> Option<(Arc<Tally>, Instant)> {
+        self.tally.release();
+        Some((self.tally.clone(), self.received))
+    }
+}
+
 /// Renders a whole answer as one document.
 async fn collect(events: &mut Events, renderer: &mut Renderer) -> Result<Bytes, Error> {
     let mut unused = BytesMut::new();
@@ -278,8 +330,9 @@ fn document(mut head: HeaderMap, bytes: Bytes, tally: &Tally) -> Answer {
     Answer::Whole(response)
 }
 
-fn name_node(head: &mut HeaderMap, tally: &Tally) {
-    if let Some(value) = tally.node().and_then(|node| HeaderValue::from_str(node).ok()) {
+/// Says which node answered, or was the last to be asked, and why it was.
+pub(super) fn name_node(head: &mut HeaderMap, tally: &Tally) {
+    if let Some(value) = tally.last_node().and_then(|node| HeaderValue::from_str(&node).ok()) {
         head.insert(NODE, value);
     }
     if let Some(value) = tally.route().and_then(|route| HeaderValue::from_str(&route).ok()) {
@@ -288,14 +341,14 @@ fn name_node(head: &mut HeaderMap, tally: &Tally) {
 }
 
 /// `hit|miss|coalesced|bypass; reason=...; age=...`, the age in seconds and of hits only.
-pub(super) fn cache_header(look_up: &LookUp, reason: &str) -> HeaderValue {
-    let mut text = look_up.outcome.name().to_string();
+fn cache_header(outcome: CacheOutcome, found: &Found, reason: &str) -> HeaderValue {
+    let mut text = outcome.name().to_string();
     if !reason.is_empty() {
         text.push_str("; reason=");
         text.push_str(reason);
     }
-    if let Found::Kept(answer) = &look_up.found {
+    if let Found::Kept(answer) = found {
         text.push_str(&format!("; age={}", answer.age().as_secs()));
     }
-    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(look_up.outcome.name()))
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(outcome.name()))
 }

@@ -16,7 +16,8 @@ use littoral_proto::v1::{Event, Usage, event::Kind};
 use tokio::time::{Sleep, sleep_until};
 
 use super::{
-    dispatch::{Dispatch, Opened, blame},
+    dispatch::{Dispatch, Opened, blame, fault},
+    now_ms,
     origin::Way,
     progress::{Progress, Verdict},
     wire::Wire,
@@ -73,6 +74,9 @@ impl Generation {
         match &mut event.kind {
             Some(Kind::Delta(_)) if self.spoke.is_none() => {
                 self.spoke = Some(Instant::now());
+                if let State::Streaming { wire: Wire::Http(_), lease, .. } = &self.state {
+                    lease.succeeded(now_ms());
+                }
                 let after = self.received.elapsed();
                 if dispatch.tally.first_token(after) {
                     dispatch.metrics.first_token(after);
@@ -213,6 +217,11 @@ impl Generation {
 
     fn overdue(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event>> {
         ready!(self.deadline.as_mut().poll(cx));
+        if let (State::Streaming { wire: Wire::Http(_), lease, .. }, None, 0) = (&self.state, self.spoke, self.resumes)
+        {
+            // The head of an answer is all that came of it.
+            fault(lease, &Error::Deadline);
+        }
         Poll::Ready(Some(self.fail(&Error::Deadline)))
     }
 }

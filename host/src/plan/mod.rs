@@ -31,7 +31,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::poll_fn;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header::CONTENT_TYPE};
-use littoral_core::{Body as ReplyBody, Pairs, denial::unavailable, operation};
+use littoral_core::{Body as ReplyBody, Pairs, denial::unavailable, operation, route::Endpoint};
 
 use crate::{
     audit::Audit,
@@ -47,7 +47,7 @@ use crate::{
 };
 pub use arrival::{Arrival, now_ms};
 pub use body::Body;
-pub use cache::{AnswerCache, Purge};
+pub use cache::{AnswerCache, Point, Purge};
 pub use memo::Memos;
 use permit::Take;
 use rounds::Decision;
@@ -112,7 +112,11 @@ impl Executor {
         let metrics = self.shared.metrics.clone();
         let mut entry = Entry::open(metrics, arrival.received, &arrival.id, &arrival.peer, method, path);
         entry.audited(self.shared.audit.clone());
-        let answer = self.carry_out(&mut arrival, &mut entry).await;
+        let knows = Endpoint::of(path) == Some(Endpoint::Retrieval);
+        let bears = knows && retrieval::bears(arrival.head.headers());
+        // What is known of the answer before it is there, and is said of a failure too.
+        let mut head = HeaderMap::with_capacity(8);
+        let answer = self.carry_out(&mut arrival, (&mut head, &mut entry)).await;
         let mut response = match answer {
             Ok(Answer::Whole(response)) => {
                 let response = recorded(response, "", &mut entry);
@@ -125,10 +129,12 @@ impl Executor {
                 response
             }
             Err(error) => {
+                generate::name_node(&mut head, &entry.tally);
+                let body = if knows { retrieval::body(&error, bears) } else { error.body() };
                 if let Error::Denied(denial) = &error {
                     entry.denied(denial);
                 }
-                let response = recorded(refusal(&error), error.code(), &mut entry);
+                let response = recorded(refusal(&error, head, body), error.code(), &mut entry);
                 poll_fn(|cx| entry.poll_synced(cx)).await;
                 // What the client is still sending is taken, so that it reads the refusal instead of a reset.
                 arrival.body.discard().await;
@@ -141,7 +147,11 @@ impl Executor {
         response
     }
 
-    async fn carry_out(self: &Rc<Self>, arrival: &mut Arrival, entry: &mut Entry) -> Result<Answer, Error> {
+    async fn carry_out(
+        self: &Rc<Self>,
+        arrival: &mut Arrival,
+        (head, entry): (&mut HeaderMap, &mut Entry),
+    ) -> Result<Answer, Error> {
         if self.shared.audit.as_ref().is_some_and(|audit| audit.is_closed()) {
             return Err(unrecorded());
         }
@@ -154,12 +164,12 @@ impl Executor {
         match body {
             ReplyBody::Generation => {
                 entry.begin(&plan).map_err(|_| unrecorded())?;
-                self.generate(headers, plan, arrival, entry).await
+                self.generate(headers, plan, arrival, (head, entry)).await
             }
             ReplyBody::Bytes(bytes) => whole(status, headers, bytes.into()),
             ReplyBody::Service(name, _) if name == operation::RETRIEVAL => {
                 entry.begin(&plan).map_err(|_| unrecorded())?;
-                Box::pin(self.retrieve(headers, plan, arrival, entry)).await
+                Box::pin(self.retrieve(headers, plan, arrival, (head, entry))).await
             }
             ReplyBody::Service(name, args) if name == operation::OAUTH_TOKEN => {
                 Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args, entry)).await
@@ -182,7 +192,7 @@ fn recorded(response: Response<Bytes>, error: &str, entry: &mut Entry) -> Respon
         return response;
     }
     let error = unrecorded();
-    let response = refusal(&error);
+    let response = refusal(&error, HeaderMap::new(), error.body());
     // There is no line left to write.
     let _ = entry.close(response.status().as_u16(), error.code());
     response
@@ -204,12 +214,13 @@ fn whole(status: u16, headers: Pairs, bytes: Bytes) -> Result<Answer, Error> {
 }
 
 /// The answer to a request that failed before its head was sent.
-fn refusal(error: &Error) -> Response<Bytes> {
+fn refusal(error: &Error, head: HeaderMap, body: Bytes) -> Response<Bytes> {
     // What a guest refuses and what is merely full is in the request's own line.
     if error.status() == StatusCode::INTERNAL_SERVER_ERROR && !matches!(error, Error::Denied(_)) {
         tracing::warn!(%error, detail = ?error, "a request failed");
     }
-    let mut response = Response::new(error.body());
+    let mut response = Response::new(body);
+    *response.headers_mut() = head;
     *response.status_mut() = error.status();
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     add(response.headers_mut(), error.headers().into_iter());

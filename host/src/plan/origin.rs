@@ -6,7 +6,7 @@ use littoral_proto::v1::Resume;
 
 use crate::{
     config::{Kind, Node},
-    upstream::Said,
+    upstream::{Continue, Said},
 };
 
 /// How a node goes on.
@@ -78,10 +78,27 @@ pub fn goes_across(request: &ChatRequest) -> bool {
     request.seed.is_none() && !request.sampling.logprobs
 }
 
+/// Whether what one of these nodes has begun can be gone on with, whichever of them it is and wherever it breaks off within
+/// the text of an answer to this canonical request.
+pub fn can_go_on<'a>(nodes: impl Iterator<Item = &'a Node> + Clone, canonical: &[u8]) -> bool {
+    let mut kinds = nodes.clone().map(|node| node.kind).peekable();
+    if kinds.peek().is_none() {
+        return false;
+    }
+    if kinds.all(|kind| kind == Kind::Littoral) {
+        return true;
+    }
+    let Ok(request) = ChatRequest::canonical(canonical) else { return false };
+    let reads = |node: &Node| match node.kind {
+        Kind::Littoral => goes_across(&request),
+        Kind::OpenAi => node.resume != Continue::None,
+    };
+    goes_on_as_text(&request, &Said::default()) && nodes.clone().any(reads)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::Continue;
 
     fn node(kind: Kind, resume: Continue) -> Node {
         Node { kind, resume, ..Node::at("localhost:1") }
@@ -129,6 +146,26 @@ mod tests {
         assert_eq!(ways(&Origin { said: said("hm", "Hello"), ..origin.clone() }), [None, None, message, None]);
         let none = Origin { said: None, ..origin };
         assert_eq!((ways(&none), none.leads_on()), ([None; 4], false));
+    }
+
+    #[test]
+    fn what_nobody_can_go_on_with_is_told_from_what_somebody_can() {
+        let asked = |extra: &str| {
+            let body = format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}]{extra}}}"#);
+            ChatRequest::from_client(body.as_bytes()).unwrap().to_bytes()
+        };
+        let ours = node(Kind::Littoral, Continue::None);
+        let [none, prefix] = [Continue::None, Continue::Prefix].map(|how| node(Kind::OpenAi, how));
+        for (nodes, plain, seeded, two) in [
+            (vec![], false, false, false),
+            (vec![&ours], true, true, true),
+            (vec![&none], false, false, false),
+            (vec![&none, &prefix], true, true, false),
+            (vec![&ours, &none], true, false, false),
+        ] {
+            let can = |extra: &str| can_go_on(nodes.iter().copied(), &asked(extra));
+            assert_eq!((can(""), can(r#","seed":7"#), can(r#","n":2"#)), (plain, seeded, two), "{nodes:?}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! How far an answer has come: what another node needs to go on with it, and what a node that goes on may send.
 
-use littoral_core::chat::ChatRequest;
-use littoral_proto::v1::{Delta, Event, Resume, Usage, delta::Part, event::Kind};
+use littoral_core::chat::{ChatRequest, MAX_N};
+use littoral_proto::v1::{Delta, Event, Finished, Resume, Usage, delta::Part, event::Kind};
 
 use super::{
     dispatch::Ask,
@@ -113,6 +113,9 @@ impl Progress {
                 if again { Verdict::Drop } else { Verdict::Pass }
             }
             Some(_) if self.seed.is_none() => Verdict::Garbage("an answer that was not started"),
+            Some(Kind::Delta(Delta { choice, .. }) | Kind::Finished(Finished { choice, .. })) if *choice >= MAX_N => {
+                Verdict::Garbage("an answer that nobody can ask for")
+            }
             Some(Kind::Delta(delta)) => self.delta(delta),
             Some(Kind::Finished(finished)) => {
                 let choice = self.choice(finished.choice);
@@ -242,7 +245,7 @@ impl Progress {
 
 #[cfg(test)]
 mod tests {
-    use littoral_proto::v1::{Finished, Started, ToolCallFragment};
+    use littoral_proto::v1::{Started, ToolCallFragment};
 
     use super::*;
 

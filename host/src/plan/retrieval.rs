@@ -3,22 +3,25 @@
 //!
 //! A document is kept like an answer: one piece of text between a beginning and an end.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use http::{HeaderMap, Response, StatusCode, header::CONTENT_TYPE};
-use littoral_api::error::code;
+use http::{
+    HeaderMap, Response, StatusCode,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use littoral_core::{Pairs, Plan, denial::not_found};
-use littoral_proto::v1::{self, Delta, Event, Started, Usage, delta::Part, event::Kind};
+use littoral_proto::v1::{Delta, Event, Started, Usage, delta::Part, event::Kind};
 use serde::{Deserialize, de::IgnoredAny};
+use serde_json::json;
 use tokio::{task::spawn_local, time::timeout_at};
 
-use super::{Answer, Arrival, Executor, JSON, add, cache::Found, deadline};
+use super::{Answer, Arrival, Executor, JSON, add, cache::Found, deadline, progress::Progress, together::Task};
 use crate::{
     config::Node,
     error::Error,
-    telemetry::Entry,
+    telemetry::{Entry, Tally},
     upstream::{Http, document, rest},
 };
 
@@ -29,14 +32,13 @@ impl Executor {
         headers: Pairs,
         mut plan: Arc<Plan>,
         arrival: &Arrival,
-        entry: &mut Entry,
+        (head, entry): (&mut HeaderMap, &mut Entry),
     ) -> Result<Answer, Error> {
         let Some(upstream) = self.shared.retrieval.clone() else {
             return Err(not_found("/retrieval").into());
         };
         let due = deadline(arrival.received, plan.deadline_ms, self.shared.deadline);
-        let mut head = HeaderMap::with_capacity(4);
-        let found = self.find(&mut plan, (arrival, due), &mut head, entry).await?;
+        let (found, role) = self.find(&mut plan, (arrival, due), head, entry).await?;
         let request = plan.request.clone().into();
         let ask = Ask { http: self.nodes.http(&upstream)?, upstream, request, id: arrival.id.clone() };
         let finding = async {
@@ -48,18 +50,14 @@ impl Executor {
                     text(listener.take_until_last().await)
                 }
                 Found::Leads(pilot, mut listener) => {
-                    let executor = self.clone();
-                    spawn_local(async move {
-                        let opening = async { Ok(stream::iter(events(ask.send().await?)).boxed()) };
-                        pilot.fly(opening, async {}).await;
-                        executor.keep(&pilot).await;
-                    });
+                    spawn_local(self.clone().fly(pilot, ask, role));
                     listener.opened().await?;
                     text(listener.take_until_last().await)
                 }
             }
         };
         let document = timeout_at(due.into(), finding).await.map_err(|_| Error::Deadline)??;
+        let mut head = std::mem::take(head);
         add(&mut head, headers.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         head.entry(CONTENT_TYPE).or_insert(JSON);
         let mut response = Response::new(Bytes::from(document));
@@ -76,6 +74,18 @@ struct Ask {
     id: String,
 }
 
+impl Task for Ask {
+    type Events = stream::Skip<stream::Iter<std::array::IntoIter<Event, 3>>>;
+
+    async fn open(self, _progress: Progress, heard: usize) -> Result<Self::Events, Error> {
+        Ok(stream::iter(events(self.send().await?)).skip(heard))
+    }
+
+    fn follows(&self) -> Option<(Arc<Tally>, Instant)> {
+        None
+    }
+}
+
 /// What is looked at of an answer; all of it is passed on as it came.
 #[derive(Deserialize)]
 struct Document {
@@ -88,30 +98,68 @@ impl Ask {
         let response = self.http.send(&self.upstream, "", Some(self.request), &self.id).await?;
         let status = response.status();
         if let Some(seconds) = rest::asked(status, response.headers()) {
-            return Err(Error::busy("the knowledge upstream is full", seconds));
+            return Err(Error::busy("the knowledge service is full", seconds));
         }
-        let whole = document(response.into_body()).await?;
+        let whole = document(response.into_body()).await;
+        let whole = whole.map_err(|_| unreadable("is too large, or breaks off"))?;
         if status != StatusCode::OK {
             return Err(refused(status, &whole));
         }
-        let text = String::from_utf8(whole.into()).map_err(|_| Error::Garbage("a document that is not text"))?;
-        serde_json::from_str::<Document>(&text).map_err(|_| Error::Garbage("a document without records"))?;
+        let text = String::from_utf8(whole.into()).map_err(|_| unreadable("is not text"))?;
+        serde_json::from_str::<Document>(&text).map_err(|_| unreadable("has no records"))?;
         Ok(text)
     }
 }
 
-/// A refusal of the upstream's: what is about the request keeps its message.
+/// What is said of an answer that is none.
+fn unreadable(what: &str) -> Error {
+    let message = format!("the answer of the knowledge service {what}; see retrieval.url");
+    tracing::warn!(message, "the knowledge service was not understood");
+    Error::Knowledge { status: 502, error_code: None, message }
+}
+
+/// A refusal of the upstream's: what is about the request keeps its message, and the upstream's number for it.
 fn refused(status: StatusCode, document: &[u8]) -> Error {
     let said = serde_json::from_slice::<serde_json::Value>(document).ok();
     let message = said.as_ref().and_then(|said| said.get("error_msg")?.as_str());
-    let message: String = message.unwrap_or("the knowledge upstream refused the request").chars().take(300).collect();
-    tracing::info!(status = status.as_u16(), message, "the knowledge upstream refused a request");
-    let (code, message) = match status.as_u16() {
-        400 | 404 | 422 => (code::INVALID_REQUEST, message),
-        429 => (code::OVERLOADED, "the knowledge upstream is full; please try again".into()),
-        _ => (code::UNAVAILABLE, "the knowledge upstream failed; please try again".into()),
+    let message: String = message.unwrap_or("the knowledge service refused the request").chars().take(300).collect();
+    let error_code = said.as_ref().and_then(|said| said.get("error_code")?.as_i64());
+    tracing::info!(status = status.as_u16(), error_code, message, "the knowledge service refused a request");
+    let (status, error_code, message) = match status.as_u16() {
+        400 | 404 | 422 => (400, error_code, message),
+        429 => (503, error_code, "the knowledge service is full; please try again".into()),
+        // Whose credential it did not take is this server's, not the client's.
+        401 | 403 => {
+            (502, None, "the knowledge service does not take this server's key; see retrieval.api_key_file".into())
+        }
+        _ => (503, error_code, "the knowledge service failed; please try again".into()),
     };
-    Error::Node(v1::Error { code: code.into(), message, retryable: false })
+    Error::Knowledge { status, error_code, message }
+}
+
+/// Numbers of Dify's External Knowledge API: an `authorization` that is not of the form asked for, and one that opens
+/// nothing.
+const FORM: i64 = 1001;
+const FAILED: i64 = 1002;
+
+/// Whether the credential is of the form that the API asks for.
+pub(super) fn bears(headers: &HeaderMap) -> bool {
+    let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+    value
+        .and_then(|value| value.split_once(' '))
+        .is_some_and(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty())
+}
+
+/// An error as the API writes it: the knowledge service's number, the API's own, or the status.
+pub(super) fn body(error: &Error, bears: bool) -> Bytes {
+    let status = error.status().as_u16();
+    let number = match (error.knowledge_code(), status) {
+        (Some(code), _) => code,
+        (None, 401) if !bears => FORM,
+        (None, 401 | 403) => FAILED,
+        (None, status) => status.into(),
+    };
+    json!({ "error_code": number, "error_msg": error.to_string() }).to_string().into()
 }
 
 /// A document as it is kept.

@@ -89,10 +89,12 @@ impl Executor {
         Ok(outcome?)
     }
 
-    /// A guest cannot tell a model that does not exist from a fleet that has not been heard of yet; the host can.
+    /// A guest cannot tell a model that does not exist from one of a node that has not been heard of yet; the host can.
     fn refuse(&self, denial: Denial) -> Error {
-        if denial.code == MODEL_NOT_FOUND && !self.shared.fleet.view().was_ever_reached() {
-            return Error::NoNode("no inference node has been reached yet; please try again".into());
+        if denial.code == MODEL_NOT_FOUND && self.shared.fleet.view().is_incomplete() {
+            let none = !self.shared.fleet.view().was_ever_reached();
+            let who = if none { "no inference node has" } else { "the model is not known, and not every node has" };
+            return Error::NoNode(format!("{who} been reached yet; please try again"));
         }
         denial.into()
     }

@@ -7,21 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt, SinkExt, StreamExt, channel::mpsc};
+use futures::{FutureExt, SinkExt, Stream, StreamExt, channel::mpsc};
 use littoral_core::CachePlan;
 use littoral_proto::v1::{Event, event::Kind};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     Executor,
     cache::{Answer, Found, Listener, LookUp, Pilot},
-    generate::Job,
-    generation::Generation,
     progress::Progress,
 };
 use crate::{
     error::Error,
-    store::{Entry, Follower, Leader, News, Role},
+    store::{Entry, Follower, LEASE, Leader, News, Role},
     telemetry::{CacheOutcome, Tally},
 };
 
@@ -66,26 +64,27 @@ impl Executor {
         None
     }
 
-    /// Flies a generation that several requests listen to, of this edge and, if it `shares`, of others.
-    pub(super) async fn fly(self: Rc<Self>, pilot: Pilot, job: Job, shares: bool) {
-        let role = match self.link.as_ref().filter(|_| shares) {
-            // A store that does not answer shares nothing, and keeps nobody waiting.
-            Some(store) => store.fly(&pilot.flight()).await.ok(),
-            None => None,
-        };
+    /// What this edge is to a generation that other edges may be asked for too; none where it is nobody else's. A store
+    /// that does not answer shares nothing, and keeps nobody waiting.
+    pub(super) async fn role(&self, pilot: &Pilot) -> Option<Role> {
+        self.link.as_ref()?.fly(&pilot.flight()).await.ok()
+    }
+
+    /// Flies what several requests listen to, of this edge and, in a `role`, of others.
+    pub(super) async fn fly<T: Task>(self: Rc<Self>, pilot: Pilot, task: T, role: Option<Role>) {
         match role {
-            None => pilot.fly(opening(job), async {}).await,
-            Some(Role::Leader(leader)) => self.lead(&pilot, &leader, job).await,
+            None => pilot.fly(task.open(Progress::default(), 0), async {}).await,
+            Some(Role::Leader(leader)) => self.lead(&pilot, &leader, task).await,
             // The one who flies pays for the tokens.
-            Some(Role::Follower(follower)) => self.follow(&pilot, follower, job).await,
+            Some(Role::Follower(follower)) => self.follow(&pilot, follower, task).await,
         }
         self.keep(&pilot).await;
     }
 
     /// Flies, and tells those who follow.
-    async fn lead(&self, pilot: &Pilot, leader: &Leader, job: Job) {
+    async fn lead<T: Task>(&self, pilot: &Pilot, leader: &Leader, task: T) {
         let flying = async {
-            pilot.fly(opening(job), unfollowed(leader)).await;
+            pilot.fly(task.open(Progress::default(), 0), unfollowed(leader)).await;
             self.keep(pilot).await;
         };
         // Who loses the lease, or cannot tell, flies on for those who listen here.
@@ -101,12 +100,12 @@ impl Executor {
     }
 
     /// Listens to another edge's generation, and goes on with it when that edge dies.
-    async fn follow(&self, pilot: &Pilot, follower: Follower, job: Job) {
+    async fn follow<T: Task>(&self, pilot: &Pilot, follower: Follower, task: T) {
         let (events, heard) = mpsc::channel(BATCH);
         let hearing = async {
-            let mut heard = Heard { events, told: job.follows(), progress: Progress::default(), count: 0 };
+            let mut heard = Heard { events, told: task.follows(), progress: Progress::default(), count: 0 };
             if let Some(leader) = heard.hear(follower).await {
-                self.go_on(pilot, heard, leader, job).await;
+                self.go_on(pilot, heard, leader, task).await;
             }
         };
         let hearing = async {
@@ -122,12 +121,14 @@ impl Executor {
     }
 
     /// Goes on with a generation whose edge died; `leader` is none when it is the store that died.
-    async fn go_on(&self, pilot: &Pilot, mut heard: Heard, leader: Option<Leader>, job: Job) {
-        // It may have died after its last word.
-        if let Some(store) = &self.link
+    async fn go_on<T: Task>(&self, pilot: &Pilot, mut heard: Heard, leader: Option<Leader>, task: T) {
+        // It may have died after its last word, and nothing of it was heard. Once something was, events that are kept, which
+        // are longer and fewer, do not tell where to go on.
+        if heard.count == 0
+            && let Some(store) = &self.link
             && let Ok(Entry::Answer(stored)) = store.answer(pilot.key()).await
         {
-            for event in stored.events().into_iter().skip(heard.count) {
+            for event in stored.events() {
                 heard.tell(&event);
                 heard.pass(event).await;
             }
@@ -135,7 +136,7 @@ impl Executor {
         }
         tracing::info!(tokens = heard.progress.tokens(), "another edge was lost; its generation goes on here");
         let progress = std::mem::take(&mut heard.progress);
-        let mut generation = match job.open(progress).await {
+        let mut generation = match task.open(progress, heard.count).await {
             Ok(generation) => generation,
             Err(error) => {
                 heard.pass(error.event()).await;
@@ -143,11 +144,13 @@ impl Executor {
             }
         };
         let going = async {
+            let mut telling = leader.as_ref().map(Telling::new);
             while let Some(event) = generation.next().await {
-                if let Some(leader) = &leader
-                    && let Err(error) = leader.tell(std::slice::from_ref(&event)).await
-                {
-                    tracing::debug!(%error, "followers cannot be told");
+                if let Some(now) = &mut telling {
+                    now.waiting.push(event.clone());
+                    if !now.tell().await {
+                        telling = None;
+                    }
                 }
                 if !heard.pass(event).await {
                     break;
@@ -170,7 +173,7 @@ impl Executor {
         }
     }
 
-    pub(super) async fn keep(&self, pilot: &Pilot) {
+    async fn keep(&self, pilot: &Pilot) {
         if let (Some(store), Some(answer)) = (&self.link, pilot.kept())
             && let Err(error) = store.keep(pilot.key(), &answer).await
         {
@@ -179,47 +182,94 @@ impl Executor {
     }
 }
 
-async fn opening(job: Job) -> Result<Generation, Error> {
-    job.open(Progress::default()).await
+/// What is flown: how it begins, and how it goes on where another edge left it.
+pub(super) trait Task {
+    type Events: Stream<Item = Event> + Unpin;
+
+    /// The events from where the answer has come, of which so many events were heard.
+    async fn open(self, progress: Progress, heard: usize) -> Result<Self::Events, Error>;
+
+    /// Another edge flies. Who is told of the events here, and when its request came.
+    fn follows(&self) -> Option<(Arc<Tally>, Instant)>;
 }
 
-/// Ends when nobody follows elsewhere.
+/// Ends when nobody follows elsewhere, or nobody can say for as long as a follower's sign lives.
 async fn unfollowed(leader: &Leader) {
-    while leader.is_followed().await {
+    let mut asked = Instant::now();
+    loop {
+        match leader.is_followed().await {
+            Ok(true) => asked = Instant::now(),
+            Ok(false) => return,
+            Err(error) if error.is_passing() && asked.elapsed() < LEASE => {}
+            Err(_) => return,
+        }
         sleep(LOOK).await;
+    }
+}
+
+/// Events on their way to those who follow.
+struct Telling<'a> {
+    leader: &'a Leader,
+    waiting: Vec<Event>,
+    /// Since when the store takes none.
+    late: Option<Instant>,
+}
+
+impl<'a> Telling<'a> {
+    fn new(leader: &'a Leader) -> Self {
+        Self { leader, waiting: Vec::new(), late: None }
+    }
+
+    /// Tells what waits. A store that is late is told again with what comes next, as long as the lease may live; false
+    /// when nobody can be told any more.
+    async fn tell(&mut self) -> bool {
+        match self.leader.tell(&self.waiting).await {
+            Ok(true) => {
+                self.waiting.clear();
+                self.late = None;
+                true
+            }
+            Ok(false) => false,
+            Err(error) => {
+                tracing::debug!(%error, "followers cannot be told");
+                error.is_passing() && self.late.get_or_insert_with(Instant::now).elapsed() < LEASE
+            }
+        }
     }
 }
 
 /// Tells events to those who follow, from when somebody does; ends with the last event, or when it cannot be told.
 async fn tell(leader: &Leader, mut listener: Listener) {
-    let mut waiting: Vec<Event> = Vec::new();
+    let mut telling = Telling::new(leader);
     let mut over = false;
-    while !over {
+    while !over || !telling.waiting.is_empty() {
         // Those that are there; the first is waited for a while, so that a silent stream is looked after too.
-        let first = tokio::time::timeout(LOOK, listener.next()).await;
+        let first = if over { Err(()) } else { timeout(LOOK, listener.next()).await.map_err(drop) };
         match first {
             Ok(Some(event)) => {
                 over = is_last(&event);
-                waiting.push(event);
+                telling.waiting.push(event);
             }
             Ok(None) => over = true,
-            Err(_) => {}
+            Err(()) => {}
         }
-        while !over && waiting.len() < BATCH {
+        while !over && telling.waiting.len() < BATCH {
             let Some(Some(event)) = listener.next().now_or_never() else { break };
             over = is_last(&event);
-            waiting.push(event);
+            telling.waiting.push(event);
         }
-        if waiting.is_empty() {
+        if telling.waiting.is_empty() {
             continue;
         }
-        if !over && waiting.len() < BATCH {
+        if !over && telling.waiting.len() < BATCH {
             sleep(LOOK / 4).await;
         }
-        if leader.tell(&waiting).await.is_err() {
+        if !telling.tell().await {
             return;
         }
-        waiting.clear();
+        if !telling.waiting.is_empty() {
+            sleep(LOOK / 4).await;
+        }
     }
 }
 
@@ -231,18 +281,21 @@ fn is_last(event: &Event) -> bool {
 struct Heard {
     events: mpsc::Sender<Event>,
     /// What is told of the events: the tally of the request that came first here, and when that came.
-    told: (Arc<Tally>, Instant),
+    told: Option<(Arc<Tally>, Instant)>,
     progress: Progress,
     count: usize,
 }
 
 impl Heard {
     /// Passes on what is heard. When the one who flies is lost before the end, the lease, if the store still gives one;
-    /// none at the end.
+    /// none at the end. A store that is late is borne as long as the one who flies may have the lease.
     async fn hear(&mut self, mut follower: Follower) -> Option<Option<Leader>> {
+        let mut heard = Instant::now();
         loop {
-            match follower.news().await {
+            let news = follower.news().await;
+            match news {
                 Ok(News::Events(events)) => {
+                    heard = Instant::now();
                     for event in events {
                         let over = is_last(&event);
                         self.progress.take(&event);
@@ -254,6 +307,8 @@ impl Heard {
                     }
                 }
                 Ok(News::Orphaned(leader)) => return Some(Some(leader)),
+                Ok(News::Quiet) => heard = Instant::now(),
+                Err(error) if error.is_passing() && heard.elapsed() < LEASE => sleep(LOOK).await,
                 Err(error) => {
                     tracing::debug!(%error, "another edge is heard no more");
                     return Some(None);
@@ -263,8 +318,9 @@ impl Heard {
     }
 
     fn tell(&self, event: &Event) {
-        let (tally, received) = &self.told;
-        tally.tell(event, *received);
+        if let Some((tally, received)) = &self.told {
+            tally.tell(event, *received);
+        }
     }
 
     /// False when nobody listens.

@@ -50,7 +50,9 @@ impl Link {
     pub async fn keep(&self, key: &str, answer: &Stored) -> Result<(), Trouble> {
         let mut set = cmd("SET");
         set.arg(name(key)).arg(answer.encode()).arg("PX").arg(answer.0.ttl_ms.max(1));
-        self.run(&set).await
+        let kept = self.run(&set).await;
+        self.takes_writes(&kept);
+        kept
     }
 
     pub async fn forget(&self, key: &str) -> Result<(), Trouble> {

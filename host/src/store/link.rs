@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -25,6 +25,8 @@ pub struct Server {
     standing: Mutex<Standing>,
     /// Commands that failed or were not sent.
     pub errors: AtomicU64,
+    /// It answers, and takes no writes.
+    read_only: AtomicBool,
 }
 
 /// Why the store did not answer.
@@ -38,6 +40,13 @@ pub enum Trouble {
     Distrusted(RedisError),
     #[error(transparent)]
     Failed(RedisError),
+}
+
+impl Trouble {
+    /// Whether the store may be there and merely late.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Open | Self::Slow(_))
+    }
 }
 
 impl From<RedisError> for Trouble {
@@ -56,6 +65,7 @@ impl Server {
             timeout: Duration::from_millis(config.answers_timeout_ms),
             standing: Mutex::new(Standing::new(rules)),
             errors: AtomicU64::new(0),
+            read_only: AtomicBool::new(false),
         })
     }
 
@@ -99,6 +109,19 @@ impl Link {
     /// Another connection to the same server, for commands that wait.
     pub fn another(&self) -> Self {
         Self::new(self.server.clone())
+    }
+
+    /// Says in the log when the store begins to refuse writes, and when it takes them again: reads succeed meanwhile, and
+    /// keep it from being left alone.
+    pub(super) fn takes_writes(&self, written: &Result<(), Trouble>) {
+        let refused = |error: &RedisError| matches!(error.code(), Some("READONLY" | "NOREPLICAS" | "MISCONF" | "OOM"));
+        match written {
+            Ok(()) if self.server.read_only.swap(false, Relaxed) => tracing::info!("the store takes answers again"),
+            Err(Trouble::Failed(error)) if refused(error) && !self.server.read_only.swap(true, Relaxed) => {
+                tracing::warn!(%error, "the store takes no answers; they are kept in this process only");
+            }
+            _ => {}
+        }
     }
 
     /// Sends one command.

@@ -12,7 +12,7 @@ mod stored;
 
 pub use answers::Entry;
 pub use connection::{Address, Connection, distrusts, shown};
-pub use flights::{Follower, Leader, News, Role};
+pub use flights::{Follower, LEASE, Leader, News, Role};
 pub use link::{Link, Server, Trouble};
-pub use purges::{publish, subscribe};
+pub use purges::{first_word, publish, subscribe};
 pub use stored::Stored;

@@ -91,6 +91,8 @@ impl CacheOutcome {
 pub struct Tally {
     line: Mutex<Option<Line>>,
     route: Mutex<Option<Routed>>,
+    /// Nodes that were asked and have not answered.
+    asked: Mutex<Vec<String>>,
     node: OnceLock<String>,
     /// Microseconds from the head of the request; 0 = no token yet.
     first_token_us: AtomicU64,
@@ -191,15 +193,41 @@ impl Tally {
         *route = Some(Routed { node: node.into(), reason: reason.into(), tried, resumes, by_text });
     }
 
+    /// These nodes are asked, the last of them now.
+    pub fn asked(&self, nodes: &[String]) {
+        *self.asked.lock().unwrap_or_else(PoisonError::into_inner) = nodes.to_vec();
+    }
+
+    /// Where the request was sent last, if nobody has it.
+    fn unanswered(&self) -> Option<Routed> {
+        let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, others) = asked.split_last()?;
+        Some(Routed {
+            node: last.clone(),
+            reason: "unanswered".into(),
+            tried: others.to_vec(),
+            resumes: 0,
+            by_text: false,
+        })
+    }
+
+    /// The node that made the answer, or has the request, or was the last to be asked.
+    pub fn last_node(&self) -> Option<String> {
+        let node = self.node().map(String::from);
+        node.or_else(|| self.routed_to()).or_else(|| self.unanswered().map(|routed| routed.node))
+    }
+
     /// The node that has the request now.
     pub fn routed_to(&self) -> Option<String> {
         self.route.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|routed| routed.node.clone())
     }
 
-    /// Where the request went and why: `n2; reason=overflow home=n1; tried=n1`; none while it went nowhere.
+    /// Where the request went and why: `n2; reason=overflow home=n1; tried=n1`, the last who was asked with
+    /// `reason=unanswered` where nobody took it; none while it went nowhere.
     pub fn route(&self) -> Option<String> {
         let route = self.route.lock().unwrap_or_else(PoisonError::into_inner);
-        let Routed { node, reason, tried, resumes, by_text } = route.as_ref()?;
+        let unanswered = if route.is_none() { self.unanswered() } else { None };
+        let Routed { node, reason, tried, resumes, by_text } = route.as_ref().or(unanswered.as_ref())?;
         let mut text = format!("{node}; reason={reason}");
         if !tried.is_empty() {
             text.push_str("; tried=");
@@ -447,7 +475,7 @@ impl Drop for Tally {
             auth,
             model = line.model,
             stream = line.stream,
-            node = self.node().unwrap_or_default(),
+            node = self.last_node().unwrap_or_default(),
             route = self.route().unwrap_or_default(),
             cache = line.cache.name(),
             duration_us = line.took.as_micros() as u64,

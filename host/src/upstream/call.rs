@@ -5,7 +5,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -14,7 +14,10 @@ use http_body::Body;
 use hyper::body::Incoming;
 use littoral_api::error::code;
 use littoral_proto::v1::{self, Event};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Sleep, sleep_until, timeout},
+};
 
 use super::{
     Http,
@@ -26,6 +29,9 @@ use super::{
 };
 use crate::{error::Error, fleet::Member, plan::now_ms, telemetry::Metrics};
 
+/// How long a server that has said all may take to end the stream.
+const LINGER: Duration = Duration::from_millis(500);
+
 /// What an upstream is asked.
 pub struct Call {
     pub canonical: Bytes,
@@ -35,6 +41,8 @@ pub struct Call {
     pub seed: u64,
     /// What was said of the answer before its node was lost.
     pub said: Said,
+    /// How long it may say nothing, before the head of its answer and after each piece of it.
+    pub silence: Duration,
 }
 
 /// The events of a call under way. Dropping it closes the stream.
@@ -45,6 +53,11 @@ pub struct HttpWire {
     ready: VecDeque<Event>,
     /// What ends the answer, when what is ready has been read.
     failure: Option<Error>,
+    silence: Duration,
+    /// When it last said something, be it a comment.
+    heard: Instant,
+    /// Ends a silence.
+    patience: Pin<Box<Sleep>>,
     _place: OwnedSemaphorePermit,
 }
 
@@ -60,10 +73,11 @@ impl HttpWire {
         if let Some(seconds) = member.rests(now_ms()) {
             return Err(Error::busy(FULL, seconds));
         }
-        let Call { canonical, model, said, .. } = &call;
+        let Call { canonical, model, said, silence, .. } = &call;
         let body = request::body(canonical, node.upstream_name(model), said, node.resume)
             .ok_or_else(|| Error::Plan("its request is no chat request that this upstream can be asked".into()))?;
-        let response = http.send(node, "/chat/completions", Some(body.into()), &call.request_id).await?;
+        let asking = http.send(node, "/chat/completions", Some(body.into()), &call.request_id);
+        let response = timeout(*silence, asking).await.map_err(|_| silent())??;
         if response.status() != StatusCode::OK {
             return Err(refused(&member, response).await);
         }
@@ -71,16 +85,19 @@ impl HttpWire {
         let mut wire = Self {
             body: None,
             parser: None,
-            translator: Translator::at(said.at),
+            translator: Translator::at(said.at, request::choices(canonical)),
             ready: VecDeque::from([started(node.name(), call.seed)]),
             failure: None,
+            silence: *silence,
+            heard: Instant::now(),
+            patience: Box::pin(sleep_until((Instant::now() + *silence).into())),
             _place: place,
         };
         if kind.starts_with("text/event-stream") {
             (wire.body, wire.parser) = (Some(response.into_body()), Some(Parser::default()));
         } else if kind.starts_with(littoral_api::JSON) {
             // A server that does not stream: its one document is one chunk.
-            let whole = document(response.into_body()).await?;
+            let whole = timeout(*silence, document(response.into_body())).await.map_err(|_| silent())??;
             wire.data(&whole);
             wire.end();
             if let Some(failure) = wire.failure.take() {
@@ -102,8 +119,16 @@ impl HttpWire {
                 return Poll::Ready(Some(Err(failure)));
             }
             let Some(body) = &mut self.body else { return Poll::Ready(None) };
-            match ready!(Pin::new(body).poll_frame(cx)) {
+            let frame = match Pin::new(body).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => {
+                    ready!(self.poll_silence(cx));
+                    continue;
+                }
+            };
+            match frame {
                 Some(Ok(frame)) => {
+                    self.heard = Instant::now();
                     if let Ok(bytes) = frame.into_data() {
                         self.bytes(&bytes);
                     }
@@ -122,6 +147,29 @@ impl HttpWire {
                 self.body = None;
             }
         }
+    }
+
+    /// Ready when it has said nothing for too long, and the answer is over: as a whole one, if every choice has finished.
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let allowed = if self.translator.has_told_all() { LINGER.min(self.silence) } else { self.silence };
+        let due = (self.heard + allowed).into();
+        // Set when the time comes, or is nearer than it was: not with every piece.
+        if self.patience.deadline() > due || self.patience.is_elapsed() {
+            self.patience.as_mut().reset(due);
+        }
+        loop {
+            ready!(self.patience.as_mut().poll(cx));
+            if self.patience.deadline() >= due {
+                break;
+            }
+            self.patience.as_mut().reset(due);
+        }
+        if self.translator.has_finished() {
+            self.end();
+        } else {
+            self.failure = Some(silent());
+        }
+        Poll::Ready(())
     }
 
     fn bytes(&mut self, bytes: &[u8]) {
@@ -150,6 +198,8 @@ impl HttpWire {
         if let Some(parser) = self.parser.take() {
             let mut rest = Vec::new();
             parser.end(|data| rest.push(data.to_vec()));
+            // An event that it closed in the middle of is none.
+            rest.retain(|data| !breaks_off(data));
             rest.iter().for_each(|data| self.data(data));
         }
         if self.failure.is_none() {
@@ -163,6 +213,19 @@ impl HttpWire {
             });
         }
     }
+}
+
+/// Whether this is the beginning of a chunk, or of the sign of the end.
+fn breaks_off(data: &[u8]) -> bool {
+    let data = data.trim_ascii();
+    let is_partial = |error: serde_json::Error| error.is_eof();
+    data.is_empty()
+        || b"[DONE]".strip_prefix(data).is_some_and(|rest| !rest.is_empty())
+        || serde_json::from_slice::<serde::de::IgnoredAny>(data).is_err_and(is_partial)
+}
+
+fn silent() -> Error {
+    Error::NoNode("the upstream has said nothing for too long; please try again".into())
 }
 
 fn lost() -> Error {

@@ -1,6 +1,6 @@
 //! A worker's HTTP connections to upstreams: kept alive and bounded in number, with TLS and HTTP/2 where spoken.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
@@ -11,14 +11,14 @@ use hyper_util::{
     client::legacy::{self, Client},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{CertificateError, ClientConfig, crypto::aws_lc_rs};
+use rustls::{ClientConfig, crypto::aws_lc_rs};
 use serde::Deserialize;
 
 use super::{handshake::Handshake, rest};
 use crate::{
     config::{self, Node},
-    error::Error,
-    fleet::{Connector, Member},
+    error::{Error, within},
+    fleet::{Connector, Member, Unbound},
     plan::now_ms,
     trust::authorities,
 };
@@ -89,21 +89,12 @@ impl Http {
 
 /// What the client is told of a connection that came to nothing: more than that only where no later try can help.
 fn unreachable(error: &legacy::Error) -> String {
-    match certificate(error) {
-        Some(why) => format!("the upstream's certificate is not believed ({why}); see its ca_file"),
+    if let Some(rustls::Error::InvalidCertificate(why)) = within(error) {
+        return format!("the upstream's certificate is not believed ({why}); see its ca_file");
+    }
+    match within::<Unbound>(error) {
+        Some(why) => format!("the upstream cannot be reached: {why}"),
         None => "the upstream cannot be reached, or was lost; please try again".into(),
-    }
-}
-
-/// What is wrong with the server's certificate, if that is what broke the connection.
-fn certificate<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a CertificateError> {
-    if let Some(rustls::Error::InvalidCertificate(why)) = error.downcast_ref() {
-        return Some(why);
-    }
-    // An `io::Error` does not name what it holds among its sources.
-    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
-        Some(held) => certificate(held),
-        None => certificate(error.source()?),
     }
 }
 

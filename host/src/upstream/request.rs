@@ -77,6 +77,15 @@ pub fn body(canonical: &[u8], model: &str, said: &Said, how: Continue) -> Option
     serde_json::to_vec(&request).ok()
 }
 
+/// How many answers a canonical request asks for.
+pub fn choices(canonical: &[u8]) -> u32 {
+    #[derive(Deserialize)]
+    struct Asked {
+        n: Option<u32>,
+    }
+    serde_json::from_slice::<Asked>(canonical).ok().and_then(|asked| asked.n).unwrap_or(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

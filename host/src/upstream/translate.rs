@@ -7,8 +7,10 @@ use littoral_proto::{
 use serde::Deserialize;
 
 /// Reads one answer. Pure: data in, events out.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Translator {
+    /// Answers that were asked for.
+    asked: u32,
     choices: Vec<Choice>,
     usage: Option<Usage>,
     /// Deltas seen, for servers that count nothing.
@@ -99,9 +101,9 @@ pub fn started(node: &str, seed: u64) -> Event {
 }
 
 impl Translator {
-    /// Of an answer that goes on at this position.
-    pub fn at(first: u32) -> Self {
-        Self { first, ..Self::default() }
+    /// Of so many answers that go on at this position.
+    pub fn at(first: u32, asked: u32) -> Self {
+        Self { asked, choices: Vec::new(), usage: None, deltas: 0, first, over: false }
     }
 
     /// Whether the last event has been given.
@@ -111,7 +113,12 @@ impl Translator {
 
     /// Whether nothing but the end of the stream is missing.
     pub fn has_told_all(&self) -> bool {
-        self.usage.is_some() && !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finished)
+        self.usage.is_some() && self.has_finished()
+    }
+
+    /// Whether every answer that was begun has ended.
+    pub fn has_finished(&self) -> bool {
+        !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finished)
     }
 
     /// The data of one event; what it means goes to `out`. Nothing after the end means anything.
@@ -128,7 +135,7 @@ impl Translator {
             return Err(Broken::Said(message.chars().take(300).collect()));
         }
         for choice in chunk.choices {
-            self.choice(choice, out);
+            self.choice(choice, out)?;
         }
         if let Some(usage) = chunk.usage {
             let details = usage.prompt_tokens_details.and_then(|d| d.cached_tokens);
@@ -147,7 +154,7 @@ impl Translator {
         if self.over {
             return Ok(());
         }
-        if self.choices.is_empty() || self.choices.iter().any(|choice| !choice.finished) {
+        if !self.has_finished() {
             return Err(Broken::Garbage("an answer that ends before its end"));
         }
         self.over = true;
@@ -156,14 +163,17 @@ impl Translator {
         Ok(())
     }
 
-    fn choice(&mut self, said: ChunkChoice, out: &mut Vec<Event>) {
+    fn choice(&mut self, said: ChunkChoice, out: &mut Vec<Event>) -> Result<(), Broken> {
+        if said.index >= self.asked {
+            return Err(Broken::Garbage("an answer that was not asked for"));
+        }
         let at = self.choices.iter().position(|choice| choice.number == said.index).unwrap_or_else(|| {
             self.choices.push(Choice { number: said.index, next: self.first, finished: false });
             self.choices.len() - 1
         });
         let choice = &mut self.choices[at];
         if choice.finished {
-            return;
+            return Ok(());
         }
         let mut parts = Vec::new();
         if let Some(delta) = said.delta {
@@ -186,12 +196,14 @@ impl Translator {
             self.deltas += 1;
             out.push(Event { kind: Some(Kind::Delta(delta)) });
         }
-        if let Some(reason) = said.finish_reason {
+        // Some servers write an empty reason where others write null.
+        if let Some(reason) = said.finish_reason.filter(|reason| !reason.is_empty()) {
             choice.finished = true;
             let known = ["stop", "length", "tool_calls", "content_filter", finish::INSUFFICIENT_SYSTEM_RESOURCE];
             let reason = if known.contains(&reason.as_str()) { reason } else { finish::STOP.into() };
             out.push(Event { kind: Some(Kind::Finished(Finished { choice: said.index, reason })) });
         }
+        Ok(())
     }
 }
 
@@ -200,7 +212,7 @@ mod tests {
     use super::*;
 
     fn read(chunks: &[&str]) -> Result<Vec<Event>, Broken> {
-        let (mut translator, mut out) = (Translator::default(), Vec::new());
+        let (mut translator, mut out) = (Translator::at(0, 1), Vec::new());
         for chunk in chunks {
             translator.push(chunk.as_bytes(), &mut out)?;
         }
@@ -255,6 +267,22 @@ mod tests {
         }
         let said = r#"{"error":{"message":"CUDA out of memory","code":500}}"#;
         assert_eq!(read(&[HI, said]), Err(Broken::Said("CUDA out of memory".into())));
+    }
+
+    #[test]
+    fn an_empty_reason_ends_nothing() {
+        let more = r#"{"choices":[{"index":0,"delta":{"content":" there"},"finish_reason":""}]}"#;
+        assert_eq!(texts(&read(&[more, more, STOP]).unwrap()), [" there", " there"]);
+        assert!(read(&[more]).is_err());
+    }
+
+    #[test]
+    fn answers_that_were_not_asked_for_are_refused() {
+        let choice = |index| format!(r#"{{"choices":[{{"index":{index},"delta":{{"content":"a"}}}}]}}"#);
+        for (asked, index, fits) in [(1, 0, true), (1, 1, false), (2, 1, true), (2, 100_000, false)] {
+            let result = Translator::at(0, asked).push(choice(index).as_bytes(), &mut Vec::new());
+            assert_eq!(result.is_ok(), fits, "{index} of {asked}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use littoral_core::CachePlan;
 use littoral_proto::v1::{Delta, Event, StoredAnswer, delta::Part, event::Kind};
 use moka::Expiry;
 
-use super::Key;
+use super::{Key, purge::Point};
 use crate::{plan::now_ms, store::Stored};
 
 /// Where an answer belongs: its key, and what it can be purged by.
@@ -78,15 +78,16 @@ impl Answer {
         self.stored.elapsed()
     }
 
-    /// As it is kept for other edges; `purge` is the number of the last purge known when it began.
-    pub fn to_store(&self, purge: u64) -> Stored {
+    /// As it is kept for other edges; `known` is the last purge known when it began.
+    pub fn to_store(&self, known: Point) -> Stored {
         let Place { scope, tags, ttl, .. } = self.place.clone();
         Stored(StoredAnswer {
             scope,
             tags,
             stored_ms: now_ms().saturating_sub(self.age().as_millis() as u64),
             ttl_ms: ttl.as_millis() as u64,
-            purge,
+            purge: known.number,
+            epoch: known.epoch,
             events: self.events.clone(),
         })
     }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     AnswerCache,
     answer::{Answer, Place, size},
-    purge::Mark,
+    purge::{Mark, Point},
 };
 use crate::{error::Error, store::Stored, telemetry::Tally};
 
@@ -192,7 +192,8 @@ impl Pilot {
 
     /// What other edges call this generation: those that know of different purges do not share one.
     pub fn flight(&self) -> String {
-        format!("{}.{}", self.key(), self.flight.mark.number)
+        let Point { epoch, number } = self.flight.mark.point;
+        format!("{}.{epoch:x}.{number}", self.key())
     }
 
     /// What other edges call this answer.
@@ -205,7 +206,7 @@ impl Pilot {
     pub fn kept(&self) -> Option<Stored> {
         let state = self.flight.lock();
         match &state.log {
-            Log::Whole { answer, .. } if state.keeps => Some(answer.to_store(self.flight.mark.number)),
+            Log::Whole { answer, .. } if state.keeps => Some(answer.to_store(self.flight.mark.point)),
             _ => None,
         }
     }

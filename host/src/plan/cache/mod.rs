@@ -22,7 +22,7 @@ use answer::OwnTtl;
 pub use answer::{Answer, Place};
 pub use flight::{Flight, Listener, Pilot};
 use purge::Mark;
-pub use purge::{Purge, Purges};
+pub use purge::{Point, Purge, Purges};
 
 /// All answers kept, and those in the making.
 #[derive(Clone)]
@@ -75,6 +75,11 @@ impl AnswerCache {
         (plan.mode == cache_mode::USE || plan.mode == cache_mode::REFRESH) && !plan.key.is_empty()
     }
 
+    /// Whether a plan may be answered with what another request began.
+    pub fn shares(plan: &CachePlan) -> bool {
+        plan.mode == cache_mode::USE && !plan.key.is_empty() && plan.oldest_ms() > 0
+    }
+
     /// What the plan allows: an answer, a generation under way, or a new one, and what to tell the client.
     pub fn look_up(&self, plan: &CachePlan) -> LookUp {
         if !Self::looks(plan) {
@@ -86,12 +91,12 @@ impl AnswerCache {
         }
         let place = Place::of(plan);
         let outcome = if uses { CacheOutcome::Miss } else { CacheOutcome::Bypass };
-        // What may have no age is neither kept nor shared.
+        // What is not kept is not shared.
         if place.ttl.is_zero() {
             return LookUp { outcome, found: Found::Alone };
         }
         let mut flights = lock(&self.0.flights);
-        if uses {
+        if Self::shares(plan) {
             if let Some(listener) = flights.get(&place.key).and_then(Flight::join) {
                 return LookUp { outcome: CacheOutcome::Coalesced, found: Found::Joined(listener) };
             }
@@ -109,8 +114,8 @@ impl AnswerCache {
 
     /// A kept answer that is as young as the plan asks.
     fn get(&self, plan: &CachePlan) -> Option<Arc<Answer>> {
-        let ttl = Duration::from_millis(plan.ttl_ms);
-        self.0.answers.get(answer::key(plan).as_str()).filter(|answer| answer.age() < ttl)
+        let oldest = Duration::from_millis(plan.oldest_ms());
+        self.0.answers.get(answer::key(plan).as_str()).filter(|answer| answer.age() < oldest)
     }
 
     /// Keeps an answer begun at `mark`, unless it has been purged since.
@@ -152,22 +157,26 @@ impl AnswerCache {
     }
 
     /// A purge that came from the store; how many kept answers it meant, none when it is known.
-    pub fn purge_numbered(&self, number: u64, purge: &Purge) -> Option<u64> {
-        let is_new = lock(&self.0.purges).add_numbered(number, purge.clone());
+    pub fn purge_numbered(&self, point: Point, purge: &Purge) -> Option<u64> {
+        let is_new = lock(&self.0.purges).add_numbered(point, purge.clone());
         is_new.then(|| self.sweep(purge))
     }
 
-    /// Number of the last purge that came from the store.
-    pub fn last_purge(&self) -> u64 {
-        lock(&self.0.purges).mark().number
+    /// The last purge that came from the store.
+    pub fn last_purge(&self) -> Point {
+        lock(&self.0.purges).mark().point
+    }
+
+    /// The store is in this memory: what was kept in another is not taken from it.
+    pub fn store_is(&self, epoch: u64) {
+        lock(&self.0.purges).enter(epoch);
     }
 
     /// Whether the store is worth asking for what a plan looks up: nothing here answers it.
     pub fn lacks(&self, plan: &CachePlan) -> bool {
-        if plan.mode != cache_mode::USE || plan.key.is_empty() || plan.ttl_ms == 0 {
-            return false;
-        }
-        self.get(plan).is_none() && !lock(&self.0.flights).contains_key(answer::key(plan).as_str())
+        Self::shares(plan)
+            && self.get(plan).is_none()
+            && !lock(&self.0.flights).contains_key(answer::key(plan).as_str())
     }
 
     /// Takes in an answer from the store, unless it is another tenant's, too old or purged.
@@ -176,11 +185,11 @@ impl AnswerCache {
         let mut place = Place { tags: answer.tags.clone(), ..Place::of(plan) };
         place.ttl = Duration::from_millis(answer.ttl_ms);
         let since = Instant::now().checked_sub(age)?;
-        if answer.scope != plan.scope || age >= place.ttl.min(Duration::from_millis(plan.ttl_ms)) {
+        if answer.scope != plan.scope || age >= place.ttl.min(Duration::from_millis(plan.oldest_ms())) {
             return None;
         }
         let purges = lock(&self.0.purges);
-        if purges.purged_after(answer.purge, &place) {
+        if purges.purged_after(Point { epoch: answer.epoch, number: answer.purge }, &place) {
             return None;
         }
         let answer = Arc::new(Answer::since(since, stored.events(), place));

@@ -35,26 +35,35 @@ impl Purge {
     }
 }
 
+/// A purge of the store's.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Point {
+    /// The memory of the store that it is in: one that lost its memory counts anew, in another. 0: none was heard of.
+    pub epoch: u64,
+    /// Counted from 1; 0: before the first.
+    pub number: u64,
+}
+
 /// How far purges had come when a generation began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
     /// Purges of this process.
     count: u64,
-    /// Number of the last one that came from the store.
-    pub number: u64,
+    /// The last one that came from the store.
+    pub point: Point,
 }
 
-/// The purges that were, newest last, with the store's number where they came from there.
+/// The purges that were, newest last, with the store's number where they came from its present memory.
 #[derive(Debug, Default)]
 pub struct Purges {
     count: u64,
-    number: u64,
+    point: Point,
     last: VecDeque<(u64, Purge)>,
 }
 
 impl Purges {
     pub fn mark(&self) -> Mark {
-        Mark { count: self.count, number: self.number }
+        Mark { count: self.count, point: self.point }
     }
 
     /// A purge of this process alone.
@@ -62,18 +71,22 @@ impl Purges {
         self.push(0, purge);
     }
 
-    /// A purge from the store; false when it is known.
-    pub fn add_numbered(&mut self, number: u64, purge: Purge) -> bool {
-        // A store that lost its memory counts from the beginning; what it has kept of the answers is lost as well.
-        let restarted = number == 1 && self.number > 1;
-        if number <= self.number && !restarted {
-            return false;
-        }
-        if restarted {
+    /// The store is in this memory, whose purges are yet to be told.
+    pub fn enter(&mut self, epoch: u64) {
+        if self.point.epoch != epoch {
+            self.point = Point { epoch, number: 0 };
             self.last.iter_mut().for_each(|(number, _)| *number = 0);
         }
-        self.number = number;
-        self.push(number, purge);
+    }
+
+    /// A purge from the store; false when it is known.
+    pub fn add_numbered(&mut self, point: Point, purge: Purge) -> bool {
+        self.enter(point.epoch);
+        if point.number <= self.point.number {
+            return false;
+        }
+        self.point = point;
+        self.push(point.number, purge);
         true
     }
 
@@ -91,8 +104,13 @@ impl Purges {
         since > self.last.len() || self.last.iter().rev().take(since).any(|(_, purge)| purge.means(place))
     }
 
-    /// Whether an answer from the store, begun when `number` was the last purge known, has been purged since.
-    pub fn purged_after(&self, number: u64, place: &Place) -> bool {
+    /// Whether an answer from the store, begun when `point` was the last purge known, has been purged since, or may have
+    /// been: what was purged in another memory of the store than the present one is not known.
+    pub fn purged_after(&self, point: Point, place: &Place) -> bool {
+        let Point { epoch, number } = point;
+        if epoch == 0 || epoch != self.point.epoch {
+            return true;
+        }
         let oldest = self.last.iter().map(|(number, _)| *number).find(|number| *number > 0);
         // What was forgotten here may have meant it.
         let forgotten = self.last.len() == REMEMBERED && oldest.is_some_and(|oldest| number + 1 < oldest);
@@ -144,13 +162,26 @@ mod tests {
 
     #[test]
     fn purges_from_the_store_are_known_by_their_numbers() {
+        let at = |epoch, number| Point { epoch, number };
         let mut purges = Purges::default();
-        assert!(purges.add_numbered(7, Purge::default()) && !purges.add_numbered(7, Purge::default()));
-        assert_eq!(purges.mark().number, 7);
-        assert!(purges.purged_after(6, &place()) && !purges.purged_after(7, &place()));
+        assert!(purges.add_numbered(at(9, 7), Purge::default()) && !purges.add_numbered(at(9, 7), Purge::default()));
+        assert_eq!(purges.mark().point, at(9, 7));
+        assert!(purges.purged_after(at(9, 6), &place()) && !purges.purged_after(at(9, 7), &place()));
         purges.add(Purge::default());
-        assert!(!purges.purged_after(7, &place()), "a purge of another process alone");
-        assert!(purges.add_numbered(1, Purge::default()), "the store began anew");
-        assert!(purges.purged_after(0, &place()) && !purges.purged_after(1, &place()));
+        assert!(!purges.purged_after(at(9, 7), &place()), "a purge of another process alone");
+    }
+
+    #[test]
+    fn a_store_that_lost_its_memory_counts_anew_and_what_was_kept_in_another_is_not_taken() {
+        let at = |epoch, number| Point { epoch, number };
+        for known in [1, 3] {
+            let mut purges = Purges::default();
+            assert!(purges.add_numbered(at(9, known), Purge::default()));
+            assert!(purges.add_numbered(at(8, 1), Purge::default()), "number 1 of another memory is not known");
+            assert!(purges.purged_after(at(8, 0), &place()) && !purges.purged_after(at(8, 1), &place()));
+            assert!(purges.purged_after(at(9, known), &place()) && purges.purged_after(at(0, 1), &place()));
+            purges.enter(7);
+            assert!(purges.purged_after(at(8, 1), &place()) && !purges.purged_after(at(7, 0), &place()));
+        }
     }
 }

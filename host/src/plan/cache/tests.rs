@@ -287,8 +287,23 @@ fn a_listener_without_news_waits() {
 }
 
 #[tokio::test]
+async fn who_takes_young_answers_only_has_its_own_kept_for_all() {
+    let cache = cache();
+    let young = |ms| CachePlan { max_age_ms: Some(ms), ..used() };
+    store(&cache, &young(1)).await;
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    assert!(hits(&cache, &used()) && hits(&cache, &young(60_000)));
+    assert!(!hits(&cache, &young(1)) && cache.lacks(&young(1)));
+    // Nothing is young enough, of what is under way neither.
+    let (_pilot, _listener) = lead(&cache, &young(0));
+    let (_pilot, _listener) = lead(&cache, &young(0));
+    assert!(!cache.lacks(&young(0)) && hits(&cache, &used()));
+}
+
+#[tokio::test]
 async fn an_answer_from_the_store_is_taken_unless_it_is_old_anothers_or_purged() {
     let cache = cache();
+    cache.store_is(7);
     store(&cache, &used()).await;
     let (pilot, _listener) = lead(&cache, &CachePlan { key: "other".into(), ..used() });
     assert!(pilot.kept().is_none());
@@ -296,6 +311,8 @@ async fn an_answer_from_the_store_is_taken_unless_it_is_old_anothers_or_purged()
     let stored = pilot.kept().unwrap();
     assert_eq!(stored.0.events.len(), 2);
     let fresh = AnswerCache::new(1 << 20, 1 << 16);
+    assert!(fresh.adopt(&used(), stored.clone()).is_none(), "what was purged is not known yet");
+    fresh.store_is(7);
     assert!(fresh.lacks(&used()) && !fresh.lacks(&plan(cache_mode::REFRESH, "acme", 60_000)));
     assert!(fresh.adopt(&plan(cache_mode::USE, "globex", 60_000), stored.clone()).is_none(), "another tenant's");
     let mut old = stored.clone();
@@ -303,12 +320,16 @@ async fn an_answer_from_the_store_is_taken_unless_it_is_old_anothers_or_purged()
     assert!(fresh.adopt(&used(), old).is_none());
     assert!(fresh.adopt(&used(), stored.clone()).is_some() && hits(&fresh, &used()) && !fresh.lacks(&used()));
     assert!(hits(&fresh, &used()));
-    assert_eq!(fresh.purge_numbered(1, &Purge::default()), Some(1));
-    assert_eq!(fresh.purge_numbered(1, &Purge::default()), None);
+    let first = Point { epoch: 7, number: 1 };
+    assert_eq!(fresh.purge_numbered(first, &Purge::default()), Some(1));
+    assert_eq!(fresh.purge_numbered(first, &Purge::default()), None);
     assert!(fresh.adopt(&used(), stored.clone()).is_none(), "it began before the purge");
     let mut later = stored;
     later.0.purge = 1;
-    assert!(fresh.adopt(&used(), later).is_some());
+    assert!(fresh.adopt(&used(), later.clone()).is_some());
+    fresh.purge(&Purge::default());
+    fresh.store_is(8);
+    assert!(fresh.adopt(&used(), later).is_none(), "it is of a memory that the store has lost");
 }
 
 #[tokio::test]
