@@ -1,5 +1,6 @@
 //! The processes that are measured, and those they need: nodes, a plain proxy, edges.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -20,6 +21,8 @@ const NOWHERE: &str = "/dev/null";
 pub struct Bench {
     key: String,
     keys: PathBuf,
+    /// Each edge has a store of its own.
+    stores: Cell<usize>,
 }
 
 /// What the instant node answers.
@@ -51,7 +54,7 @@ impl Bench {
         let mut create = Command::new(place::binary("littoral"));
         create.args(["key", "create", "--tenant", "bench", "--user", "load", "--keys"]).arg(&keys);
         let key = exec::output(&mut create)?.trim().to_owned();
-        Ok(Self { key, keys })
+        Ok(Self { key, keys, stores: Cell::new(0) })
     }
 
     /// A node without a model.
@@ -72,6 +75,7 @@ impl Bench {
         };
         let partial = PARTIAL.iter().any(|(name, _)| *name == policy);
         let policy = if partial { partial_guests().join(format!("{policy}.wasm")) } else { policy.into() };
+        let store = self.stores.replace(self.stores.get() + 1);
         let config = format!(
             "[edge]\nlisten = '127.0.0.1:0'\nmetrics = '127.0.0.1:0'\n\n\
              [[node]]\naddress = '{node}'\n\n\
@@ -79,7 +83,7 @@ impl Bench {
              [store]\nurl = '{}'\n\n\
              [guest]\ndir = '{}'\npolicy = '{}'\nisolation = '{}'\n",
             self.keys.display(),
-            state().join("littoral.db").display(),
+            state().join(format!("store-{store}.db")).display(),
             place::guests().display(),
             policy.display(),
             if variant.fresh { "fresh" } else { "reuse" },
