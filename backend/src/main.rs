@@ -3,13 +3,22 @@
 mod cli;
 mod commands;
 
-use std::{io, process::ExitCode};
+use std::io::{self, Write};
 
 use clap::Parser;
 
 use cli::{Cli, Command};
 
-fn main() -> ExitCode {
+fn main() {
+    let code = run();
+    let _ = io::stdout().flush();
+    // SAFETY: the call ends the process and touches nothing of it. An orderly exit would take from under the threads that
+    // still run, of kernels and of a GPU's driver, what their libraries tear down.
+    unsafe { libc::_exit(code) }
+}
+
+/// Carries out the command; the process's exit code.
+fn run() -> i32 {
     let cli = Cli::parse();
     cli.log_format.start();
     let result = match cli.command {
@@ -18,12 +27,12 @@ fn main() -> ExitCode {
         Command::Inspect(options) => commands::inspect::run(options),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         // Whoever read the output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) => {
             eprintln!("error: {}", told(&error));
-            ExitCode::FAILURE
+            1
         }
     }
 }
