@@ -15,6 +15,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use littoral_core::key::KeyRecord;
 use littoral_tests::{
+    edge::wrong,
     node::MODEL,
     wasi_host::{Answer, WasiHost, guest, imports_of, node},
 };
@@ -107,8 +108,7 @@ async fn who_brings_no_key_is_refused_in_the_api_s_format() -> Result<()> {
         (401, &"authentication_error".into(), &"invalid_api_key".into())
     );
 
-    let wrong = key.replace(&key[20..24], if key[20..24] == *"0000" { "1111" } else { "0000" });
-    let (status, _) = refused(host.send(request("GET", "/v1/models", Some(&wrong), "")).await?).await?;
+    let (status, _) = refused(host.send(request("GET", "/v1/models", Some(&wrong(&key)), "")).await?).await?;
     assert_eq!(status, 401);
     Ok(())
 }

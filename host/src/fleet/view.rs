@@ -160,9 +160,13 @@ impl View {
 
 /// What a node that has not been heard of is said to serve.
 fn expected(node: &config::Node) -> NodeInfo {
-    let model =
-        |name: &str| v1::Model { revision: node.upstream_name(name).into(), name: name.into(), ..<_>::default() };
-    NodeInfo { models: node.model_names().map(model).collect(), ..NodeInfo::default() }
+    NodeInfo { models: node.model_names().map(|name| named(node, name)).collect(), ..NodeInfo::default() }
+}
+
+/// A model of which only the name is known. What is behind it cannot be told; whoever changes it purges the cache. Of
+/// several servers each is taken to have the same, or a failover would find an empty cache.
+pub(super) fn named(node: &config::Node, name: &str) -> v1::Model {
+    v1::Model { revision: node.upstream_name(name).into(), name: name.into(), ..v1::Model::default() }
 }
 
 fn fingerprint(revision: &str) -> String {

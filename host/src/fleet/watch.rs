@@ -10,7 +10,7 @@ use futures::future::join_all;
 use littoral_api::error::code;
 use littoral_proto::{
     health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient},
-    v1::{self, DescribeRequest, NodeInfo, node_client::NodeClient},
+    v1::{DescribeRequest, NodeInfo, node_client::NodeClient},
 };
 use tokio::{
     task::{AbortHandle, JoinSet},
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tonic::transport::Channel;
 
-use super::{Fleet, Member, clients};
+use super::{Fleet, Member, clients, view::named};
 use crate::{
     config::{self, Kind},
     error::Error,
@@ -173,15 +173,9 @@ impl Probe {
             Self::Http(http) => {
                 let listed = models(http, member).await?;
                 let rtt = asked.elapsed();
-                let named: Vec<String> = member.node.model_names().map(String::from).collect();
-                let model = |name: String| v1::Model {
-                    // What is behind the name cannot be told; whoever changes it purges the cache. Of several servers each
-                    // is taken to have the same, or a failover would find an empty cache.
-                    revision: member.node.upstream_name(&name).into(),
-                    name,
-                    ..v1::Model::default()
-                };
-                let models = if named.is_empty() { listed } else { named }.into_iter().map(model).collect();
+                let configured: Vec<String> = member.node.model_names().map(String::from).collect();
+                let names = if configured.is_empty() { listed } else { configured };
+                let models = names.iter().map(|name| named(&member.node, name)).collect();
                 let slots = member.node.max_streams();
                 Ok((
                     NodeInfo {

@@ -159,9 +159,7 @@ impl Mint {
     async fn is_revoked(&self, store: &dyn Store, refresh: &Refresh) -> Result<bool, TokenError> {
         let Subject { tenant, user, .. } = &refresh.subject;
         let stored = store.get(Table::Revoked, &by_subject(&self.issuer, tenant, user)).await?;
-        // One that cannot be read revokes everything.
-        let before = stored.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
-        Ok(before.is_some_and(|before| refresh.issued_s <= before))
+        Ok(stored.is_some_and(|json| Revocation::read(&json).ends(refresh.issued_s)))
     }
 
     async fn issue(&self, store: &dyn Store, mut refresh: Refresh) -> Result<Issued, TokenError> {

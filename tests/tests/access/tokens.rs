@@ -98,6 +98,13 @@ async fn token(edge: &Edge, form: &str) -> Answer {
     client.post("/oauth/token", form.to_string()).await
 }
 
+/// An edge that mints tokens, with a secret of its own.
+fn minting(node: &InstantNode) -> Edge {
+    let setup = Edge::to(&[node.address()]);
+    let secret = format!("issuer = 'https://edge.example'\nsecret_file = '{}'", setup.dir().join("secret").display());
+    setup.with("token", &secret).start()
+}
+
 #[tokio::test]
 async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     let (node, redis) = (InstantNode::start("n", Script::default()), Redis::start());
@@ -196,9 +203,7 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
 #[tokio::test]
 async fn a_token_of_the_command_line_is_as_good_as_one_of_the_edge() {
     let node = InstantNode::start("n", Script::default());
-    let setup = Edge::to(&[node.address()]);
-    let secret = format!("issuer = 'https://edge.example'\nsecret_file = '{}'", setup.dir().join("secret").display());
-    let edge = setup.with("token", &secret).start();
+    let edge = minting(&node);
     let key = edge.key(&["create", "--tenant", "acme", "--user", "ada", "--model", "other"]);
     let id = key.split('_').nth(1).unwrap();
     let mint = |more: &[&str]| edge.run(&[&["token", "create", id], more].concat()).said.trim().to_string();
@@ -250,9 +255,7 @@ async fn what_the_configuration_names_and_is_not_there_is_named_by_its_key() {
 #[tokio::test]
 async fn a_token_that_no_edge_would_take_is_not_minted() {
     let node = InstantNode::start("n", Script::default());
-    let setup = Edge::to(&[node.address()]);
-    let secret = format!("issuer = 'https://edge.example'\nsecret_file = '{}'", setup.dir().join("secret").display());
-    let edge = setup.with("token", &secret).start();
+    let edge = minting(&node);
     let key = edge.key(&["create", "--tenant", "acme", "--user", "ada"]);
     let mint = |lifetime| edge.run(&["token", "create", key.split('_').nth(1).unwrap(), "--lifetime", lifetime]);
     for bad in ["0s", "1d", "901s"] {

@@ -71,10 +71,19 @@ pub struct Revocation {
 }
 
 impl Revocation {
-    /// The later of what is stored, as it is stored. One that cannot be read revokes everything.
+    /// As it is stored. One that cannot be read revokes everything.
+    pub fn read(json: &[u8]) -> Self {
+        serde_json::from_slice(json).unwrap_or(Self { before_s: u64::MAX })
+    }
+
+    /// Whether it ends what was issued at this Unix second.
+    pub fn ends(&self, issued_s: u64) -> bool {
+        issued_s <= self.before_s
+    }
+
+    /// The later of what is stored, as it is stored.
     pub fn latest(stored: impl IntoIterator<Item = Vec<u8>>) -> Option<Vec<u8>> {
-        let before = |json: Vec<u8>| serde_json::from_slice(&json).map_or(u64::MAX, |r: Self| r.before_s);
-        let before_s = stored.into_iter().map(before).max()?;
+        let before_s = stored.into_iter().map(|json| Self::read(&json).before_s).max()?;
         Some(serde_json::to_vec(&Self { before_s }).expect("a number always serialises"))
     }
 }
@@ -224,10 +233,7 @@ pub fn verify(text: &str, call: &Call, known: &dyn Knowledge) -> ControlFlow<Out
         if let Some(error) = revoked.error {
             return Break(unavailable(format!("the list of revoked tokens cannot be had: {error}"), 1).into());
         }
-        // One that cannot be read revokes everything.
-        let before =
-            revoked.value.map(|json| serde_json::from_slice(&json).map_or(u64::MAX, |r: Revocation| r.before_s));
-        if before.is_some_and(|before| token.iat <= before) {
+        if revoked.value.is_some_and(|json| Revocation::read(&json).ends(token.iat)) {
             return refused(TokenError::Revoked);
         }
     }
