@@ -10,9 +10,9 @@ from langchain_openai import ChatOpenAI
 from common import *
 print("langchain-openai", version("langchain-openai"), BASE_URL, MODEL)
 
-def chat(**kw):
+def chat(more={}, **kw):
     kw = {"base_url": BASE_URL, "api_key": API_KEY, "model": MODEL, "timeout": 120, "max_retries": 0, "max_tokens": 32, **kw}
-    return ChatOpenAI(**kw, extra_body={"thinking": {"type": "disabled"}})
+    return ChatOpenAI(**kw, extra_body={"thinking": {"type": "disabled"}, **more})
 
 def adds_up(u):
     assert u and u["total_tokens"] == u["input_tokens"] + u["output_tokens"] > 0 < u["output_tokens"], u
@@ -34,7 +34,7 @@ def _():
 @check("stream: chunks add up to one message with text, one finish_reason, usage_metadata")
 def _():
     whole, fin, n = None, [], 0
-    for k in chat(stream_usage=True).stream("Count to five"):
+    for k in chat(ENDLESS, stream_usage=True).stream("Count to five"):
         whole = k if whole is None else whole + k; n += 1
         if k.response_metadata.get("finish_reason"): fin.append(k.response_metadata["finish_reason"])
     assert whole.content and len(fin) == 1 and n > 3, (whole, fin, n)
@@ -60,7 +60,7 @@ def _():
 
 @check("asynchronous: a chain prompt | model | parser streams, 4 questions at once")
 def _():
-    chain = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "Name a {thing}.")]) | chat() | StrOutputParser()
+    chain = ChatPromptTemplate.from_messages([("system", "Be brief."), ("human", "Name a {thing}.")]) | chat(ENDLESS) | StrOutputParser()
     async def main():  # one loop: LangChain keeps its connections from one chat to the next
         pieces = [t async for t in chain.astream({"thing": "colour"})]
         return pieces, await asyncio.gather(*[chat(max_tokens=8).ainvoke(f"Say {i}") for i in range(4)])

@@ -32,13 +32,13 @@ def _():
 
 @check("max_tokens=1 -> finish_reason length, completion_tokens<=1")
 def _():
-    r = c.chat.completions.create(model=MODEL, messages=U("Tell me a long story"), max_tokens=1, extra_body=NOTHINK)
+    r = c.chat.completions.create(model=MODEL, messages=U("Tell me a long story"), max_tokens=1, extra_body={**NOTHINK, **ENDLESS})
     assert r.choices[0].finish_reason == "length", r.choices[0]; return r.usage.completion_tokens
 
 @check("stream: role first, increasing content, one finish_reason, usage with include_usage, same id")
 def _():
     ids, txt, fin, use, n, t0, ttft = set(), "", [], None, 0, time.time(), None
-    with c.chat.completions.create(model=MODEL, messages=U("Count to five"), stream=True, max_tokens=128, stream_options={"include_usage": True}, extra_body=NOTHINK) as s:
+    with c.chat.completions.create(model=MODEL, messages=U("Count to five"), stream=True, max_tokens=128, stream_options={"include_usage": True}, extra_body={**NOTHINK, **ENDLESS}) as s:
         for ck in s:
             assert ck.object == "chat.completion.chunk", ck
             ids.add(ck.id); n += 1
@@ -230,7 +230,7 @@ def _():
 def _():
     async def one(a, i):
         t = ""
-        async for k in await a.chat.completions.create(model=MODEL, messages=U(f"marker-{i}-end"), stream=True, max_tokens=64, extra_body=NOTHINK):
+        async for k in await a.chat.completions.create(model=MODEL, messages=U(f"marker-{i}-end"), stream=True, max_tokens=64, extra_body={**NOTHINK, **ENDLESS}):
             for ch in k.choices: t += ch.delta.content or ""
         return t
     async def main():

@@ -41,7 +41,12 @@ pub fn scratch(name: &str) -> PathBuf {
 /// The parent of all [`scratch`] folders.
 pub fn scratch_root() -> &'static Path {
     static ROOT: OnceLock<PathBuf> = OnceLock::new();
-    ROOT.get_or_init(|| env::temp_dir().join(format!("littoral-tests-{}", std::process::id())))
+    ROOT.get_or_init(|| {
+        let root = env::temp_dir().join(format!("littoral-tests-{}", std::process::id()));
+        // Of a process that had this number before.
+        let _ = fs::remove_dir_all(&root);
+        root
+    })
 }
 
 /// The workspace's target folder: where tests run from.

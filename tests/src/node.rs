@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, process::Command, sync::OnceLock};
 
 use littoral_proto::v1::{DescribeRequest, NodeInfo, node_client::NodeClient};
+use serde_json::{Value, json};
 
 use crate::{artefact, metrics::Metrics, process::Process};
 
@@ -57,6 +58,11 @@ impl Node {
     pub async fn describe(&self) -> NodeInfo {
         describe(self.grpc).await
     }
+}
+
+/// A `logit_bias` that keeps the default model from either of its ends: an answer is as long as it may be.
+pub fn endless() -> Value {
+    json!({"0": -100, "2": -100})
 }
 
 /// What the node at this address says of itself.

@@ -284,7 +284,8 @@ fn spawn(mut command: Command, log: &PathBuf) -> io::Result<(Child, mpsc::Receiv
 
 fn listen(stdout: ChildStdout, mut log: File, heard: &mpsc::Sender<String>) {
     for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-        let _ = writeln!(log, "{line}");
+        // In one write: its log, which goes to the same file, shall not come between a line and its end.
+        let _ = log.write_all(format!("{line}\n").as_bytes());
         let _ = heard.send(line);
     }
 }

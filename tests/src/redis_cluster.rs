@@ -47,6 +47,11 @@ impl Cluster {
         &self.servers[..PRIMARIES]
     }
 
+    /// Ends the replicas.
+    pub fn kill_replicas(&self) {
+        self.servers[PRIMARIES..].iter().for_each(Redis::kill);
+    }
+
     /// The primary that `key` belongs to, by position.
     pub fn owner(&self, key: &str) -> usize {
         let owns = |server: &Redis| !server.command(&[b"EXISTS", key.as_bytes()]).starts_with("-MOVED");

@@ -31,7 +31,8 @@ pub struct Redis {
 impl Redis {
     /// A server that keeps nothing on disk.
     pub fn start() -> Self {
-        Self::with(&["--save", "", "--appendonly", "no"])
+        // What joins need not wait for others that may.
+        Self::with(&["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"])
     }
 
     /// A server that keeps every write, so that it may be killed and started again.
@@ -46,7 +47,7 @@ impl Redis {
         let mut redis = Self::with(
             &[
                 &["--save", "", "--appendonly", "no", "--cluster-enabled", "yes"][..],
-                &["--cluster-node-timeout", "1000", "--cluster-port", &number],
+                &["--repl-diskless-sync-delay", "0", "--cluster-node-timeout", "1000", "--cluster-port", &number],
             ]
             .concat(),
         );

@@ -64,7 +64,9 @@ async fn home(client: &Client, user: usize) -> String {
 #[tokio::test]
 async fn another_node_goes_on_wherever_the_first_one_breaks_off() {
     let (one, two) = (InstantNode::start("one", script()), InstantNode::start("two", script()));
-    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", "breaker_failures = 100000").start();
+    // As the one that fails most, a node is left alone for a millisecond.
+    let fleet = "breaker_failures = 100000\nbreaker_ms = 1\nbreaker_max_ms = 1";
+    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", fleet).start();
     let client = edge.client();
     let user = {
         let mut user = 0;

@@ -2,7 +2,7 @@
 //! as many bytes. Prints the figures (`--nocapture`); the bounds are those of a noisy machine.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -12,6 +12,7 @@ use littoral_tests::{
     edge::{Edge, Setup},
     instant_node::{InstantNode, MODEL, Script},
     load::{Load, Report},
+    port::Port,
     redis_server::Redis,
 };
 
@@ -61,12 +62,16 @@ fn kept(setup: Setup) -> Edge {
 }
 
 /// nginx with one answer of a thousand bytes.
-struct Nginx(Child);
+struct Nginx {
+    process: Child,
+    _port: Port,
+}
 
 impl Nginx {
     fn start(body: usize) -> Option<(Self, SocketAddr)> {
         let dir = artefact::scratch("nginx");
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).ok()?;
+        let port = Port::take();
+        let address = port.address();
         let conf = format!(
             "daemon off; worker_processes 2; pid {0}/pid; error_log {0}/error.log;
              events {{ worker_connections 1024; }}
@@ -79,7 +84,8 @@ impl Nginx {
         std::fs::write(dir.join("nginx.conf"), conf).ok()?;
         let mut command = Command::new("nginx");
         command.arg("-c").arg(dir.join("nginx.conf")).arg("-p").arg(&dir);
-        let child = Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?);
+        let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().ok()?;
+        let nginx = Self { process, _port: port };
         let began = Instant::now();
         while TcpStream::connect(address).is_err() {
             if began.elapsed() > Duration::from_secs(5) {
@@ -87,7 +93,7 @@ impl Nginx {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        Some((child, address))
+        Some((nginx, address))
     }
 }
 
@@ -95,8 +101,8 @@ impl Drop for Nginx {
     fn drop(&mut self) {
         // SIGTERM: the master ends its workers.
         // SAFETY: kill takes plain numbers; the process is a child that has not been waited for.
-        unsafe { libc::kill(self.0.id() as i32, libc::SIGTERM) };
-        let _ = self.0.wait();
+        unsafe { libc::kill(self.process.id() as i32, libc::SIGTERM) };
+        let _ = self.process.wait();
     }
 }
 

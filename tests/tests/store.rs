@@ -268,8 +268,9 @@ async fn an_edge_that_dies_hands_on_what_a_node_of_another_kind_had_gone_on_with
     let mut leader = one.client().chat(&ask("same", true)).await.events();
     leader.chunk().await.unwrap();
     let mut follower = two.client().chat(&ask("same", true)).await.events();
-    // The node says one token, and the server the next two.
-    server.follow(Conduct::Tokens(5, Duration::from_millis(500)));
+    // The node says one token, and the server the next two and no more.
+    let say = |word: &str| format!("data: {}\n\n", json!({"choices": [{"index": 0, "delta": {"content": word}}]}));
+    server.follow(Conduct::Stays((say("t2 ") + &say("t3 ")).into()));
     gate.open();
     for expected in ["t1 ", "t2 ", "t3 "] {
         assert_eq!(follower.chunk().await.unwrap()["choices"][0]["delta"]["content"], expected);

@@ -165,9 +165,10 @@ async fn the_node_says_that_it_serves_and_how_much_it_does() {
     let mut long = chat("Tell me a story about a fisherman.");
     long.max_tokens = Some(200);
     let running = tokio::spawn(collect(node.open(request(&long)).await));
-    let info = node.until(|info| info.tokens_per_second > 0.0).await;
-    assert!(info.blocks == 1024 && info.free_blocks < 1024);
+    // What a node says of itself is no picture of one moment.
+    let info = node.until(|info| info.tokens_per_second > 0.0 && info.free_blocks < info.blocks).await;
+    assert_eq!(info.blocks, 1024);
     running.await.unwrap();
-    assert!(node.until(|info| info.running == 0).await.cached_blocks > 2);
+    node.until(|info| info.running == 0 && info.cached_blocks > 2).await;
     assert!(node.metric("littoral_node_prompt_cache_hit_tokens_total").await >= 0.0);
 }

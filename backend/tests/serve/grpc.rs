@@ -178,7 +178,7 @@ async fn a_text_that_another_server_said_is_read_and_not_said_again() {
 async fn a_client_that_goes_frees_its_slot_long_before_the_end() {
     let node = Node::start(2, 0);
     let mut long = chat(STORY);
-    long.max_tokens = Some(400);
+    long.max_tokens = Some(2000);
     let mut events = node.open(request(&long)).await;
     let mut answer = Answer::default();
     while answer.tokens.len() < 5 {
@@ -186,12 +186,11 @@ async fn a_client_that_goes_frees_its_slot_long_before_the_end() {
     }
     assert_eq!(node.describe().await.running, 1);
     drop(events);
-    let info = node.until(|info| info.running == 0).await;
-    assert_eq!(info.free_blocks, 1024);
+    node.until(|info| info.running == 0 && info.free_blocks == 1024).await;
     node.until_metric("littoral_node_requests_total{outcome=\"cancelled\"}", 1.0).await;
     // One token may have been on its way when the fifth was read, one in the making; more where the machine stalls.
     let made = node.metric("littoral_node_completion_tokens_total").await;
-    assert!(made < 200.0, "{made} tokens for a reader of 5");
+    assert!(made < 1000.0, "{made} tokens for a reader of 5");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use littoral_core::key::hex;
 use sha2::{Digest, Sha256};
 
 use super::keys::KeyError;
-use crate::vault::{Store, StoreError, Table, put_back, replace};
+use crate::vault::{Store, StoreError, Table, patiently, put_back, replace};
 
 const NAME: &str = "admin-token";
 /// Name of the session's cookie.
@@ -28,14 +28,13 @@ pub async fn first_token(store: &dyn Store) -> Result<Option<String>, KeyError> 
         return Ok(None);
     }
     let text = fresh("la_")?;
-    match store.put_new(Table::Secrets, NAME, digest(&text).into_bytes(), None).await {
-        Ok(new) => Ok(new.then_some(text)),
+    let write = async || match store.put_new(Table::Secrets, NAME, digest(&text).into_bytes(), None).await {
         // Nobody would be shown the token of the next start.
-        Err(StoreError::NotReplicated(replicas)) => {
-            Err(put_back(store, (Table::Secrets, NAME), None, replicas).await.into())
-        }
-        Err(error) => Err(error.into()),
-    }
+        Err(StoreError::NotReplicated(replicas)) => Err(put_back(store, (Table::Secrets, NAME), None, replicas).await),
+        written => written,
+    };
+    let new = patiently(write).await?;
+    Ok(new.then_some(text))
 }
 
 /// Replaces the token; the new one.

@@ -215,16 +215,16 @@ impl Fleet {
         let was = known.clone();
         known.reachable = heard.is_some();
         known.info = heard.or_else(|| known.info.take());
-        if was.reachable != known.reachable {
-            let node = member.name();
-            if known.reachable {
-                tracing::info!(node, "node is reachable");
-            } else {
-                tracing::warn!(node, "node is unreachable; no request goes there");
-            }
-        }
-        if was.reachable != known.reachable || was.info != known.info {
+        let (turned, reachable) = (was.reachable != known.reachable, known.reachable);
+        if turned || was.info != known.info {
             self.publish(&nodes);
+        }
+        // Said when it is so: who reads it may ask.
+        let node = member.name();
+        match (turned, reachable) {
+            (true, true) => tracing::info!(node, "node is reachable"),
+            (true, false) => tracing::warn!(node, "node is unreachable; no request goes there"),
+            (false, _) => {}
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Weak,
@@ -118,14 +118,21 @@ fn artifact_name(engine: &Engine, wasm: &[u8]) -> PathBuf {
     format!("{}-{:016x}.cwasm", &hex(&Sha256::digest(wasm))[..32], settings.finish()).into()
 }
 
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
 fn keep(component: &Component, path: &Path) -> anyhow::Result<()> {
     let folder = path.parent().context("the artifact has no folder")?;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-    let part = path.with_extension(format!("{}.part", std::process::id()));
+    // Others may be keeping the same.
+    let part = path.with_extension(format!("{:016x}.part", rand::random::<u64>()));
     let bytes = component.serialize().map_err(|e| anyhow!(e))?;
-    let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    fs::rename(&part, path)?;
-    Ok(())
+    let written = write(&part, &bytes).and_then(|()| fs::rename(&part, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&part);
+    }
+    Ok(written?)
 }

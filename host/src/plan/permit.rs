@@ -173,24 +173,16 @@ fn refused(demands: &[Demand], refusal: Refusal) -> Denial {
     denial
 }
 
-/// Of each kind the limit that will bite first: the one of which least is left, and of those the smallest.
+/// Of each kind of rate the limit that will bite first: the one of which least is left, and of those the smallest.
 fn tightest<'a>(demands: &'a [Demand], grants: &'a [Grant]) -> impl Iterator<Item = (&'a Demand, Grant)> {
-    let all = || demands.iter().zip(grants.iter().copied());
-    all().enumerate().filter_map(move |(i, (demand, grant))| {
-        let here = (grant.remaining, demand.limit, i);
-        let others = all().enumerate().filter(|(_, (other, _))| other.kind == demand.kind);
-        others
-            .map(|(i, (other, grant))| (grant.remaining, other.limit, i))
-            .all(|other| here <= other)
-            .then_some((demand, grant))
+    [charge_kind::REQUESTS, charge_kind::TOKENS].into_iter().filter_map(|kind| {
+        let of_kind = demands.iter().zip(grants.iter().copied()).filter(|(demand, _)| demand.kind == kind);
+        of_kind.min_by_key(|(demand, grant)| (grant.remaining, demand.limit))
     })
 }
 
 /// The headers OpenAI's clients know, of a rate.
 fn told(demand: &Demand, grant: Grant) -> Pairs {
-    if ![charge_kind::REQUESTS, charge_kind::TOKENS].contains(&demand.kind.as_str()) {
-        return Pairs::new();
-    }
     let name = |what| format!("x-ratelimit-{what}-{}", demand.kind);
     vec![
         (name("limit"), demand.limit.to_string()),
@@ -306,6 +298,6 @@ mod tests {
         let demands = [demand("requests", 60), demand("tokens", 5), demand("requests", 600), demand("requests", 30)];
         let grants = [grant(3), grant(2), grant(500), grant(3)];
         let found: Vec<_> = tightest(&demands, &grants).collect();
-        assert_eq!(found, [(&demands[1], grant(2)), (&demands[3], grant(3))]);
+        assert_eq!(found, [(&demands[3], grant(3)), (&demands[1], grant(2))]);
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::connection::{Address, Connection, distrusts};
 use crate::{config, plan::now_ms};
 
-/// How long a new connection may take; longer than a command, because it is made once.
+/// How long a new connection may take at least; longer than a command, because it is made once.
 const CONNECT: Duration = Duration::from_millis(500);
 
 /// What all connections of an edge share.
@@ -76,20 +76,21 @@ impl Server {
 
     /// A connection that listens to channels.
     pub async fn listen(&self) -> Result<PubSub, Trouble> {
-        let mut last = Trouble::Slow(CONNECT);
+        let patience = self.timeout.max(CONNECT);
+        let mut last = Trouble::Slow(patience);
         for client in self.address.listeners() {
             let client = client?;
-            match timeout(CONNECT, client.get_async_pubsub()).await {
+            match timeout(patience, client.get_async_pubsub()).await {
                 Ok(Ok(channel)) => return Ok(channel),
                 Ok(Err(error)) => last = error.into(),
-                Err(_) => last = Trouble::Slow(CONNECT),
+                Err(_) => last = Trouble::Slow(patience),
             }
         }
         Err(last)
     }
 
     async fn connect(&self, patience: Duration) -> Result<Connection, Trouble> {
-        let opening = self.address.connect(CONNECT);
+        let opening = self.address.connect(self.timeout.max(CONNECT));
         Ok(timeout(patience, opening).await.map_err(|_| Trouble::Slow(patience))??)
     }
 }

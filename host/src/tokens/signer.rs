@@ -9,7 +9,7 @@ use littoral_core::{key::hex, token::jwks};
 use sha2::{Digest, Sha256};
 
 use super::{Secret, TokenError};
-use crate::vault::{Store, Table};
+use crate::vault::{Store, Table, patiently};
 
 const NAME: &str = "signing-key";
 
@@ -27,7 +27,7 @@ impl Signer {
             let pkcs8 = fresh.to_pkcs8v1().map_err(|_| TokenError::Crypto)?;
             let sealed = secret.seal(NAME, pkcs8.as_ref()).ok_or(TokenError::Crypto)?;
             // Another edge may be first: its key is everyone's.
-            store.put_new(Table::Secrets, NAME, sealed, None).await?;
+            patiently(async || store.put_new(Table::Secrets, NAME, sealed.clone(), None).await).await?;
         }
         let sealed = store.get(Table::Secrets, NAME).await?.ok_or(TokenError::Crypto)?;
         let pkcs8 = secret.open(NAME, &sealed).ok_or(TokenError::OtherSecret)?;

@@ -10,7 +10,7 @@ mod redis;
 use std::{
     sync::Arc,
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::Context;
@@ -23,6 +23,9 @@ pub use lost::Limits;
 pub use redis::Redis;
 
 use crate::{config, store::Address};
+
+/// How long a first start waits for replicas.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What is kept, by id; the values are JSON.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -182,6 +185,18 @@ pub async fn put_back(
         // The server has both, one after the other, and a replica that took its place has both or neither.
         Ok(()) | Err(StoreError::NotReplicated(_)) => StoreError::PutBack(replicas),
         Err(error) => error,
+    }
+}
+
+/// Writes what a first start makes: again for some seconds, where too few replicas acknowledge it because one is busy or
+/// only just joins. Nobody shall have to start twice.
+pub async fn patiently<T>(write: impl AsyncFn() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    let began = Instant::now();
+    loop {
+        match write().await {
+            Err(StoreError::NotReplicated(_) | StoreError::PutBack(_)) if began.elapsed() < PATIENCE => {}
+            written => return written,
+        }
     }
 }
 

@@ -16,6 +16,8 @@ export async function test(run) {
 
   await playground.last.getByRole("button", { name: "Retry" }).click();
   await playground.last.getByText("From the cache").waitFor();
+  // The verdict comes with the head, the text after it.
+  assert.equal(await playground.ended(), "done");
   assert.equal(await playground.figure("Cache"), "hit");
   assert.match(await why(), /kept (less than a second|\d+ (second|minute)s?) ago/);
   assert.equal(await playground.text(), written, "the same answer");

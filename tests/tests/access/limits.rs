@@ -202,7 +202,7 @@ async fn a_lost_store_leaves_each_edge_its_share() {
     let node = InstantNode::start("n", Script::default());
     let redis = Redis::lasting();
     let start = |more: &str| {
-        let url = format!("url = '{}'\ntimeout_ms = 1000\n{more}", redis.url());
+        let url = format!("{}\n{more}", at(&redis));
         Edge::to(&[node.address()])
             .with("price.\"*\"", PRICE)
             .with("store", &url)
@@ -271,7 +271,7 @@ async fn a_lost_store_leaves_each_edge_its_share() {
 async fn a_store_that_stands_still_does_not_hold_up_requests() {
     let node = InstantNode::start("n", Script::default());
     let redis = Redis::start();
-    let url = format!("url = '{}'\ntimeout_ms = 100", redis.url());
+    let url = format!("url = '{}'\ntimeout_ms = 1000", redis.url());
     let edge = Edge::to(&[node.address()]).with("store", &url).start();
     let client = edge.client_with(&["--requests-per-minute", "1000"]).await;
     redis.pause(true);
@@ -291,13 +291,13 @@ async fn a_store_that_stands_still_does_not_hold_up_requests() {
 async fn a_slot_granted_too_late_is_given_back() {
     let node = InstantNode::start("n", Script::default());
     let redis = Redis::start();
-    let url = format!("url = '{}'\ntimeout_ms = 100\non_loss = 'deny'", redis.url());
+    let url = format!("url = '{}'\ntimeout_ms = 1000\non_loss = 'deny'", redis.url());
     let edge = Edge::to(&[node.address()]).with("store", &url).with("cache", "policy = 'off'").start();
     let client = edge.client_with(&["--concurrency", "1"]).await;
     eventually("an answer", SOON, async || client.chat(&ask(json!({}))).await.status == 200).await;
     let heard = redis.monitor();
     let mut answered = 0;
-    for pause in ["1500", "2500"] {
+    for pause in ["3000", "4500"] {
         // Takes commands, and carries them out when the time is over.
         assert_eq!(redis.command(&[b"CLIENT", b"PAUSE", pause.as_bytes(), b"ALL"]), "+OK");
         let began = Instant::now();

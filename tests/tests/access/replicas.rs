@@ -12,6 +12,7 @@ use littoral_tests::{
     edge::{Edge, Setup},
     eventually,
     instant_node::{InstantNode, Script},
+    process::Process,
     redis_server::Redis,
 };
 use serde_json::{Value, json};
@@ -89,19 +90,24 @@ async fn a_write_is_acknowledged_when_the_replica_has_it() {
         }
     }
     assert_eq!(acknowledged, 5);
-    let mut ids = (0..4).map(|i| format!("k{i}"));
-    let gone = loop {
-        let id = ids.next().expect("one of them is taken in time");
-        match store.take(Table::Keys, &id).await {
+    // What was taken and not acknowledged in time is put there again.
+    let mut tries = 0..40;
+    loop {
+        tries.next().expect("one of them is acknowledged in time");
+        match store.take(Table::Keys, "k0").await {
             Ok(taken) => {
-                assert!(taken.is_some(), "{id}");
-                break id;
+                assert!(taken.is_some());
+                break;
             }
             Err(StoreError::NotReplicated(_)) => {}
             Err(error) => panic!("{error}"),
         }
-    };
-    assert!(!has(&replica, "keys", &gone) && has(&replica, "keys", "k4"));
+        match store.put(Table::Keys, "k0", b"{}".to_vec(), None).await {
+            Ok(()) | Err(StoreError::NotReplicated(_)) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert!(!has(&replica, "keys", "k0") && has(&replica, "keys", "k4"));
     replica.kill();
     let refused = store.put(Table::Revoked, "jti", b"{}".to_vec(), None).await;
     assert!(matches!(refused, Err(StoreError::NotReplicated(replicas)) if (replicas.got, replicas.wanted) == (0, 1)));
@@ -120,6 +126,34 @@ async fn keys_revocations_and_second_factors_reach_the_replica_first() {
     assert!(has(&replica, "revoked", "sub\nhttps://edge.example\nacme\nada"));
     acknowledged(&edge, &["key", "revoke", &id]);
     assert!(!has(&replica, "keys", &id));
+}
+
+/// Whether the replica has what a first start makes.
+fn has_secrets(replica: &Redis) -> bool {
+    let names = ["signing-key", "admin-token"].map(|name| format!("{{littoral}}:secrets:{name}"));
+    replica.command(&[b"EXISTS", names[0].as_bytes(), names[1].as_bytes()]) == ":2"
+}
+
+#[test]
+fn a_first_start_waits_a_while_for_its_replica() {
+    let (primary, node) = (Redis::start(), InstantNode::start("n", Script::default()));
+    let secret = Edge::to(&[]).dir().join("secret").display().to_string();
+    let setup = || {
+        let setup = with_secret(Edge::to(&[node.address()]), &primary, &secret);
+        setup.with("admin", "listen = '127.0.0.1:0'")
+    };
+    let ended = Process::refused("edge", setup().command().0);
+    ended.names(&["0 of 1 replicas", "store.min_replicas"]);
+    // What was written and not acknowledged is not in the way of the next start.
+    std::thread::scope(|scope| {
+        let joins = scope.spawn(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            primary.replica()
+        });
+        let edge = setup().start();
+        assert_eq!(edge.process.log().matches("admin token la_").count(), 1);
+        assert!(has_secrets(&joins.join().unwrap()));
+    });
 }
 
 fn secret(edge: &Edge) -> String {

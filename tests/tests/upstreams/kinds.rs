@@ -26,12 +26,15 @@ struct Pool {
     edge: Edge,
 }
 
+/// No failures in a row are held against a node, and the one that fails most is left alone for a millisecond.
+const FORGIVING: &str = "breaker_failures = 100000\nbreaker_ms = 1\nbreaker_max_ms = 1";
+
 async fn pool(resume: &str, more: impl FnOnce(Setup) -> Setup) -> Pool {
     let (ours, theirs) = (InstantNode::start("ours", Script::default()), OpenAiServer::start(FIVE));
     ours.describe(even);
     let section = format!("resume = '{resume}'\nmodels = ['{MODEL}']");
     let setup = Edge::to(&[ours.address()]).upstream("theirs", &theirs.url(), &section);
-    let edge = start(more(setup.with("fleet", "breaker_failures = 100000"))).await;
+    let edge = start(more(setup.with("fleet", FORGIVING))).await;
     let both = async || edge.metrics().await.get("littoral_nodes_ready") == 2.0;
     eventually("both", SOON, both).await;
     Pool { ours, theirs, edge }
@@ -225,7 +228,7 @@ async fn who_can_go_on_after_the_tokens_is_asked_first() {
     let theirs = OpenAiServer::start(FIVE);
     let section = format!("resume = 'prefix'\nmodels = ['{MODEL}']");
     let setup = Edge::to(&[one.address(), two.address()]).upstream("theirs", &theirs.url(), &section);
-    let edge = start(setup.with("fleet", "breaker_failures = 100000")).await;
+    let edge = start(setup.with("fleet", FORGIVING)).await;
     eventually("all", SOON, async || edge.metrics().await.get("littoral_nodes_ready") == 3.0).await;
     let client = edge.client();
     let mut moved = 0;
@@ -367,7 +370,7 @@ async fn a_real_node_reads_what_a_server_said_and_says_none_of_it_again() {
     let theirs = OpenAiServer::start(FIVE);
     let section = format!("models = ['{}']\n{EVEN}", node::MODEL);
     let setup = Edge::to(&[node.grpc]).upstream("theirs", &theirs.url(), &section);
-    let edge = start(setup.with("fleet", "breaker_failures = 100000").with("cache", "policy = 'off'")).await;
+    let edge = start(setup.with("fleet", FORGIVING).with("cache", "policy = 'off'")).await;
     eventually("both", SOON, async || edge.metrics().await.get("littoral_nodes_ready") == 2.0).await;
     let client = edge.client();
     let user = at_home_asking(&client, "theirs", |user| tide(user, 1, false)).await;
@@ -410,13 +413,15 @@ async fn a_real_node_reads_what_a_server_said_and_says_none_of_it_again() {
 #[tokio::test]
 async fn a_real_node_is_killed_and_a_server_goes_on_after_its_text() {
     let node = Node::start(&["--node", "ours"]);
-    let theirs = OpenAiServer::start(Conduct::Tokens(100, Duration::ZERO));
+    let theirs = OpenAiServer::start(Conduct::Tokens(300, Duration::ZERO));
     let section = format!("models = ['{}']\nresume = 'prefix'\n{EVEN}", node::MODEL);
     let edge = start(Edge::to(&[node.grpc]).upstream("theirs", &theirs.url(), &section)).await;
     eventually("both", SOON, async || edge.metrics().await.get("littoral_nodes_ready") == 2.0).await;
     let client = edge.client();
     let user = at_home_asking(&client, "ours", |user| tide(user, 1, false)).await;
-    let answer = client.chat(&tide(&user, 400, true)).await;
+    let mut body = tide(&user, 400, true);
+    body["logit_bias"] = node::endless();
+    let answer = client.chat(&body).await;
     assert_eq!(answer.header("x-littoral-node"), "ours");
     let mut events = answer.events();
     let mut texts = Vec::new();
@@ -438,6 +443,6 @@ async fn a_real_node_is_killed_and_a_server_goes_on_after_its_text() {
     assert!(ours.is_some_and(|ours| ours >= 8), "{begun:?} of {:?}", texts.concat());
     let sent = 400 - last["max_tokens"].as_u64().unwrap();
     assert_eq!(Some(sent), ours.map(|ours| ours as u64), "a chunk a token");
-    let rest = 100 - begun.split_whitespace().count() as u64;
+    let rest = 300 - begun.split_whitespace().count() as u64;
     assert_eq!(usage["completion_tokens"], sent + rest, "{usage}");
 }

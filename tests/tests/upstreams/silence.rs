@@ -66,10 +66,13 @@ async fn who_says_nothing_until_the_deadline_is_blamed_and_named() {
     }
     assert!((2..=3).contains(&failures), "{failures} of 12 failed");
     assert_eq!(silent.asked(), 2, "then it is left alone");
-    let lines = edge.process.log();
-    let failed = lines.lines().filter(|line| line.contains("\"status\":504"));
-    let named = |line: &&str| line.contains("\"route\":\"silent; reason=unanswered\"");
-    assert_eq!(failed.filter(named).count(), 2, "{lines}");
+    let named = || {
+        let log = edge.process.log();
+        let failed = log.lines().filter(|line| line.contains("\"status\":504"));
+        failed.filter(|line| line.contains("\"route\":\"silent; reason=unanswered\"")).count()
+    };
+    eventually("the lines of both", SOON, async || named() >= 2).await;
+    assert_eq!(named(), 2, "{}", edge.process.log());
 }
 
 #[tokio::test]
