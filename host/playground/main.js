@@ -93,6 +93,8 @@ composer.begin({ onSend: send, onStop: () => chat.stop() });
 scroll.begin(byId("latest"));
 connect.begin((names) => {
   settings.offer(names);
+  // What may have been said of an empty list is over.
+  if (names.length > 0) keep();
   draw();
   composer.focus();
 });

@@ -22,6 +22,8 @@ export function begin() {
   cache.value = kept.cache ?? "";
   if (cache.selectedIndex < 0) cache.value = "";
   for (const { name, field } of NUMBERS) field.value = kept[name] ?? "";
+  // Until the list comes: most likely it is served still.
+  if (kept.model) offer([kept.model]);
   byId("settings-form").addEventListener("input", () => {
     keep();
     say(fault, problem() ?? "");
@@ -34,13 +36,14 @@ function keep() {
   saveSettings({ ...numbers, system: system.value, cache: cache.value, model: model.value });
 }
 
-/** Fills the list of models; the one used before stays chosen while it is served. */
+/** Fills the list of models; the one used before stays chosen while it is served. The first choice is kept. */
 export function offer(names) {
   const wanted = model.value || loadSettings().model;
   model.replaceChildren(...names.map((name) => new Option(name, name)));
   if (names.length === 0) model.append(new Option("no model served", ""));
   if (names.includes(wanted)) model.value = wanted;
   model.disabled = names.length === 0;
+  if (!wanted) keep();
 }
 
 /** What keeps the settings from being sent, in words; null when nothing does. Marks the field at fault. */

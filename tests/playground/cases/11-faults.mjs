@@ -59,8 +59,8 @@ async function startup(run) {
   assert.equal(await playground.prompt.inputValue(), "Anyone?");
   await page.unroute("**/v1/models");
   await page.locator("#model:not([disabled])").waitFor();
+  await page.getByText("No node serves a model right now.").waitFor({ state: "hidden" });
   await playground.crafted(saying("Now I am."));
   await playground.prompt.press("Enter");
   assert.equal(await playground.ended(), "done");
-  assert.ok(await page.getByText("No node serves a model right now.").isHidden());
 }

@@ -8,7 +8,7 @@ use littoral_core::{
 };
 use littoral_tests::redis_server::Redis;
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use redis::Script;
+use redis::{AsyncConnectionConfig, Script};
 
 const ADMIT: &str = include_str!("../../../host/src/vault/admit.lua");
 const SETTLE: &str = include_str!("../../../host/src/vault/settle.lua");
@@ -17,7 +17,9 @@ const SETTLE: &str = include_str!("../../../host/src/vault/settle.lua");
 async fn redis_counts_as_the_ledger_does() {
     let server = Redis::start();
     let client = redis::Client::open(server.url()).unwrap();
-    let mut link = client.get_multiplexed_async_connection().await.unwrap();
+    // The library's own half second is less than a machine may stall.
+    let patient = AsyncConnectionConfig::new().set_response_timeout(Some(super::SOON));
+    let mut link = client.get_multiplexed_async_connection_with_config(&patient).await.unwrap();
     let (admit, settle) = (Script::new(ADMIT), Script::new(SETTLE));
     let mut granted_total = 0;
     for seed in 0..40 {
