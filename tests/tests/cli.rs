@@ -143,7 +143,7 @@ fn a_conversation_keeps_what_was_said() {
 
 #[test]
 fn ctrl_c_stops_an_answer_and_keeps_the_conversation() {
-    let chat = at_edge(&["chat", "--temperature", "0", "--max-tokens", "1500"]);
+    let chat = at_edge(&["chat", "--temperature", "0", "--max-tokens", "6000"]);
     let steps = [
         ("Ctrl-D", "Tell me a very long story about the sea.\r"),
         ("sea.", ""),
