@@ -129,6 +129,11 @@ impl Process {
         self.wait(Duration::from_secs(10));
     }
 
+    /// Has it stand still (SIGSTOP), or go on (SIGCONT).
+    pub fn pause(&self, stopped: bool) {
+        self.signal(if stopped { libc::SIGSTOP } else { libc::SIGCONT });
+    }
+
     fn signal(&self, signal: libc::c_int) {
         let mut child = self.child();
         if matches!(child.try_wait(), Ok(None)) {

@@ -221,6 +221,34 @@ async fn a_real_node_is_killed_in_the_middle_of_a_word() {
 }
 
 #[tokio::test]
+async fn a_real_node_that_stands_still_is_given_up_and_another_goes_on() {
+    let (one, two) = (Node::start(&["--node", "one"]), Node::start(&["--node", "two"]));
+    let edge = Edge::to(&[one.grpc, two.grpc]).with("cache", "policy = 'off'").start();
+    let body = |stream: bool| {
+        let messages = json!([{"role": "user", "content": "Tell me a tale."}]);
+        let endless = node::endless();
+        json!({"model": node::MODEL, "stream": stream, "max_tokens": 400, "messages": messages, "temperature": 0,
+            "logit_bias": endless})
+    };
+    let tale = edge.client().chat(&body(false)).await.ok().await["choices"][0]["message"]["content"].clone();
+    let answer = edge.client().chat(&body(true)).await;
+    let home = if answer.header("x-littoral-node") == "one" { &one } else { &two };
+    let mut events = answer.events();
+    let mut text = String::new();
+    while text.len() < 20 {
+        let chunk = events.chunk().await.unwrap();
+        text.push_str(chunk["choices"][0]["delta"]["content"].as_str().unwrap_or_default());
+    }
+    home.process.pause(true);
+    // Nothing closes the connection: what tells is that nobody answers on it.
+    let rest = tokio::time::timeout(3 * SOON, events.transcript()).await.expect("it is noticed");
+    assert!(rest.done, "{rest:?}");
+    assert_eq!(text + &rest.text(), tale.as_str().unwrap());
+    let alone = async || edge.metrics().await.get("littoral_nodes_ready") == 1.0;
+    eventually("the node to be left alone", SOON, alone).await;
+}
+
+#[tokio::test]
 async fn an_edge_before_its_nodes_asks_to_come_back() {
     let port = Port::take();
     let address = port.address();

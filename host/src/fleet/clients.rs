@@ -93,7 +93,7 @@ pub fn connect_watcher(
 
 fn channel(address: &str, path: Path) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-        .http2_keep_alive_interval(Duration::from_secs(15))
+        .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(10))
         .keep_alive_while_idle(true)
         // A slow client's stream holds back at most 256 KiB, out of 16 MiB that all streams share.
