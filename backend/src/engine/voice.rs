@@ -23,6 +23,8 @@ pub struct Voice {
     reasoning: u32,
     /// Text that the client has and that is still held back here.
     ahead: String,
+    /// What the last token that was sent before says after its first delta.
+    owed: Vec<Delta>,
     end: Option<&'static str>,
 }
 
@@ -44,12 +46,18 @@ pub struct Said {
 impl Voice {
     pub fn new(choice: u32, spelling: Box<dyn Spelling>, stops: Vec<String>, speech: Option<Speech>) -> Self {
         let (stop, ahead) = (StopMatcher::new(stops), String::new());
-        Self { choice, spelling, stop, speech, tokens: 0, reasoning: 0, ahead, end: None }
+        Self { choice, spelling, stop, speech, tokens: 0, reasoning: 0, ahead, owed: Vec::new(), end: None }
     }
 
-    /// Builds up again what the client already has, without saying it.
+    /// Builds up again what the client already has, without saying it; of the last token it may have the first delta alone.
     pub fn replay(&mut self, id: u32, end: Option<&'static str>) {
-        self.say(Said { picked: Picked { id, logprobs: None }, end });
+        self.owed = self.say(Said { picked: Picked { id, logprobs: None }, end }).split_off(1);
+    }
+
+    /// What is to be sent before the next token, and may have been before: the deltas of the last replayed token after
+    /// its first, which alone carries its id.
+    pub fn owed(&mut self) -> Vec<Delta> {
+        std::mem::take(&mut self.owed)
     }
 
     /// The same for `text` that another server said, whose tokens these are, with what ends the answer at each. False
@@ -244,6 +252,22 @@ mod tests {
         assert_eq!(rest(&["1 <", " 2"], 1, &[], speech(false)).unwrap(), " 2");
         let call = &["See <", "tool_call>", r#"{"name": "f", "arguments": {}}"#, "</tool_call>"];
         assert_eq!(rest(call, 1, &[], speech(false)).unwrap(), "[f]");
+    }
+
+    #[test]
+    fn what_a_token_says_after_its_first_delta_is_owed_to_who_goes_on_after_it() {
+        let words: &[&str] = &["hm", "</think>one <", "tool_call>", r#"{"name": "f", "arguments": {}}</tool_call>"#];
+        let new = || Voice::new(0, Box::new(Words(words)), Vec::new(), speech(true));
+        let mut whole = new();
+        let mut lengths = Vec::new();
+        for id in 0..words.len() as u32 {
+            let said = whole.say(Said { picked: Picked { id, logprobs: None }, end: None });
+            let mut other = new();
+            (0..=id).for_each(|id| other.replay(id, None));
+            assert_eq!((other.owed(), other.owed()), (said[1..].to_vec(), Vec::new()), "{}", words[id as usize]);
+            lengths.push(said.len());
+        }
+        assert!(lengths.iter().any(|length| *length > 1), "{lengths:?}");
     }
 
     #[test]

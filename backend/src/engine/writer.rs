@@ -111,7 +111,7 @@ impl Writer {
         let Some(request) = self.requests.get_mut(&id) else { return };
         let now = Instant::now();
         (request.started, request.cached) = (Some(now), cached);
-        let open = &request.open;
+        let open = &mut request.open;
         open.outlet.send(Kind::Started(Started {
             node: open.node.clone(),
             prompt_tokens: open.prompt_tokens,
@@ -121,7 +121,9 @@ impl Writer {
         self.metrics.queue.record(now - open.received);
         self.metrics.prompt_tokens.increment(open.prompt_tokens.into());
         self.metrics.prompt_cache_hits.increment(cached.into());
-        // Answers whose stream broke between their last token and their end.
+        // What a stream that broke may not have brought of its last token, and of its end.
+        let owed = open.voices.iter_mut().flat_map(Voice::owed);
+        owed.for_each(|delta| open.outlet.send(Kind::Delta(delta)));
         let over = open.voices.iter().filter_map(|v| Some((v.choice(), v.end()?)));
         over.for_each(|(choice, reason)| open.outlet.send(Kind::Finished(Finished { choice, reason: reason.into() })));
         self.settle(id);

@@ -36,7 +36,7 @@ struct Given {
     reasoning: u32,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Choice {
     number: u32,
     /// The tokens sent, as long as all are known.
@@ -45,8 +45,9 @@ struct Choice {
     parts: u32,
     /// Tokens that nothing was said of, and whose place others took.
     forgotten: u32,
-    /// The last token was sent before, and what belongs to it is left out too.
-    repeats: bool,
+    /// Deltas that say more of the last token, sent; and those of them that the node which has the answer now has said.
+    more: u32,
+    again: u32,
     finished: bool,
 }
 
@@ -71,8 +72,13 @@ impl Choice {
         let (at, sent) = (delta.index as usize, self.token_ids.len());
         if delta.token_ids.is_empty() {
             if at < sent && self.parts == 0 {
-                // More of what a token says.
-                return if self.repeats { Verdict::Drop } else { Verdict::Pass };
+                // More of what a token says. Of the last one some may have been lost with a node.
+                self.again += u32::from(at + 1 == sent);
+                if self.again <= self.more {
+                    return Verdict::Drop;
+                }
+                self.more = self.again;
+                return Verdict::Pass;
             }
             self.parts += u32::from(delta.part.is_some());
             return Verdict::Pass;
@@ -84,8 +90,8 @@ impl Choice {
             self.parts += delta.token_ids.len() as u32;
             return Verdict::Pass;
         }
-        self.repeats = at != sent;
         if at == sent {
+            (self.more, self.again) = (0, 0);
             self.token_ids.extend_from_slice(&delta.token_ids);
             return Verdict::Pass;
         }
@@ -159,8 +165,7 @@ impl Progress {
 
     fn choice(&mut self, number: u32) -> &mut Choice {
         let at = self.choices.iter().position(|choice| choice.number == number).unwrap_or_else(|| {
-            let (token_ids, parts, forgotten) = (Vec::new(), 0, 0);
-            self.choices.push(Choice { number, token_ids, parts, forgotten, repeats: false, finished: false });
+            self.choices.push(Choice { number, ..Choice::default() });
             self.choices.len() - 1
         });
         &mut self.choices[at]
@@ -215,6 +220,7 @@ impl Progress {
         if way == Way::Message {
             self.given = Some(Given { tokens: said.tokens, reasoning: said.reasoned });
         }
+        self.choices.iter_mut().for_each(|choice| choice.again = 0);
         if let Some(choice) = self.choices.first_mut() {
             choice.forgotten = if way == Way::Tokens { 0 } else { choice.forgotten + left_out };
         }
@@ -325,10 +331,23 @@ mod tests {
         assert_eq!((ids(&progress).unwrap(), progress.tokens()), (vec![10, 11], 2));
         assert_eq!(said(&progress), Some(("Hi!".into(), 2, 2)));
         // All of it is left out where it is said again.
+        progress.goes_on(Way::Tokens);
         assert_eq!(progress.take(&reasoning(0)), Verdict::Drop);
         assert_eq!(progress.take(&text(0, &[], "Hi")), Verdict::Drop);
         assert_eq!(progress.take(&text(2, &[12], "?")), Verdict::Pass);
         assert_eq!(progress.take(&text(2, &[], "!")), Verdict::Pass);
+        // What was lost of the last one is not, whether its first delta is said again or not.
+        for anew in [false, true] {
+            progress.goes_on(Way::Tokens);
+            if anew {
+                assert_eq!(progress.take(&text(2, &[12], "?")), Verdict::Drop);
+                assert_eq!(progress.take(&text(2, &[], "?")), Verdict::Drop);
+            }
+            assert_eq!(progress.take(&text(2, &[], "!")), Verdict::Drop);
+            assert_eq!(progress.take(&text(2, &[], "?")), Verdict::Pass);
+        }
+        assert_eq!(progress.take(&text(3, &[13], "")), Verdict::Pass);
+        assert_eq!(progress.take(&text(3, &[], "!")), Verdict::Pass);
     }
 
     #[test]
