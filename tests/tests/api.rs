@@ -209,6 +209,23 @@ async fn prompts_of_every_kind_are_answered() {
 }
 
 #[tokio::test]
+async fn an_answer_has_the_order_of_its_schema() {
+    let constant = |value: u32| json!({"const": value});
+    for names in [["zeta", "answer", "middle"], ["answer", "middle", "zeta"]] {
+        let properties: serde_json::Map<_, _> =
+            names.iter().zip(1..).map(|(name, value)| (name.to_string(), constant(value))).collect();
+        let schema = json!({"type": "object", "properties": properties, "required": names,
+            "additionalProperties": false, "x-guidance": {"whitespace_flexible": false}});
+        let form = json!({"type": "json_schema", "json_schema": {"name": "form", "schema": schema}});
+        let body = ask("Fill in the form.", json!({"response_format": form, "max_tokens": 60}));
+        let answer = fresh().chat(&body).await.ok().await;
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap().to_string();
+        let expected = format!(r#"{{"{}":1,"{}":2,"{}":3}}"#, names[0], names[1], names[2]);
+        assert_eq!(text, expected);
+    }
+}
+
+#[tokio::test]
 async fn a_prompt_beyond_the_context_is_refused_and_nothing_else_is() {
     let long = "tide ".repeat(100_000);
     for stream in [false, true] {

@@ -56,7 +56,7 @@ pub struct ChatRequest {
     pub seed: Option<u64>,
     #[serde(flatten)]
     pub sampling: Sampling,
-    /// Functions the model may call, as the client described them.
+    /// Functions the model may call, as the client described them; their schemas keep the order of their keys.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tools: Vec<Value>,
     #[serde(default, skip_serializing_if = "ToolChoice::is_auto")]
@@ -171,6 +171,10 @@ impl ChatRequest {
     /// Reads and checks a client's body; beside it its `session_id`, which names the conversation for its place in the
     /// fleet only and is no part of the canonical form.
     fn with_session(body: &[u8]) -> Result<(Self, Option<String>), Denial> {
+        // A list would be taken for the fields in their order.
+        if body.trim_ascii_start().first() == Some(&b'[') {
+            return Err(invalid(None, "the body is a JSON list, and no chat request"));
+        }
         let mut raw: Raw = serde_json::from_slice(body).map_err(|e| explain(body, &e))?;
         let session_id = raw.session_id.take().filter(|id| !id.is_empty());
         if session_id.as_ref().is_some_and(|id| id.len() > MAX_USER_ID) {
@@ -265,6 +269,7 @@ pub fn read(call: &mut Call) -> Result<ChatRequest, Outcome> {
 
 /// What clients send: everything optional, `null` where SDKs write it.
 #[derive(Deserialize)]
+#[serde(expecting = "a JSON object")]
 struct Raw {
     model: Option<String>,
     messages: Option<Vec<RawMessage>>,
@@ -295,6 +300,7 @@ struct Raw {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a message, with a role and a content")]
 struct RawMessage {
     role: String,
     content: Option<Content>,
@@ -338,6 +344,7 @@ impl<'de> Deserialize<'de> for Content {
 }
 
 #[derive(Deserialize)]
+#[serde(expecting = "a part, with a type and a text")]
 struct Part {
     #[serde(rename = "type")]
     kind: String,
@@ -354,7 +361,6 @@ enum Stop {
 impl Raw {
     fn check(self) -> Result<ChatRequest, Denial> {
         let sampling = self.sampling()?;
-        let thinking = self.thinking.filter(|t| *t == Thinking::ENABLED);
         let (tools, tool_choice) = ask::tools(self.tools, self.tool_choice)?;
         let response_format = ask::response_format(self.response_format)?;
         let model = self.model.filter(|m| !m.is_empty()).ok_or_else(|| invalid(Some("model"), "'model' is missing"))?;
@@ -396,7 +402,7 @@ impl Raw {
             tools,
             tool_choice,
             response_format,
-            thinking,
+            thinking: self.thinking,
             user_id: self.user_id,
             stream: self.stream.unwrap_or(false),
             stream_options: self.stream_options.filter(|o| o.include_usage),
@@ -474,6 +480,7 @@ impl RawMessage {
                 return Err(invalid(Some("messages"), message));
             }
         }
+        let tool_calls = tool_calls.map(ask::calls);
         Ok(Message { role, content, name, reasoning_content, tool_call_id, tool_calls })
     }
 }
@@ -481,6 +488,10 @@ impl RawMessage {
 fn join(parts: Vec<Part>, i: usize) -> Result<String, Denial> {
     let texts = parts.into_iter().map(|p| match (p.kind.as_str(), p.text) {
         ("text", Some(text)) => Ok(text),
+        ("text", None) => Err(invalid(
+            Some("messages"),
+            format!("messages[{i}].content has a part of type 'text' without its 'text'"),
+        )),
         (kind, _) => Err(invalid(
             Some("messages"),
             format!("messages[{i}].content has a part of type '{kind}'; only text is understood"),

@@ -75,7 +75,7 @@ impl RetrievalRequest {
             knowledge_id: text("knowledge_id", raw.knowledge_id, MAX_ID)?,
             query: text("query", raw.query, MAX_QUERY)?,
             retrieval_setting: RetrievalSetting { top_k, score_threshold: score_threshold + 0.0 },
-            metadata_condition: raw.metadata_condition.filter(|condition| !condition.is_null()),
+            metadata_condition: raw.metadata_condition.filter(|condition| !condition.is_null()).map(sorted),
         })
     }
 
@@ -83,6 +83,11 @@ impl RetrievalRequest {
     pub fn to_bytes(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a retrieval request has no map with keys that are not strings")
     }
+}
+
+fn sorted(mut condition: Value) -> Value {
+    condition.sort_all_objects();
+    condition
 }
 
 /// The request, from the draft where an earlier layer left it, else from the body and into the draft.

@@ -30,7 +30,7 @@ fn defaults_are_written_out_and_the_canonical_form_reads_back() {
 fn what_sdks_send_without_meaning_it_is_accepted() {
     for extra in [
         r#","n":1,"logit_bias":{},"user":"u","metadata":{"a":"b"},"store":false,"parallel_tool_calls":true"#,
-        r#","thinking":{"type":"disabled"},"reasoning_effort":"high","tools":[],"logprobs":false,"top_logprobs":null"#,
+        r#","reasoning_effort":"high","tools":[],"logprobs":false,"top_logprobs":null"#,
         r#","response_format":{"type":"text"},"stop":null,"seed":null,"stream_options":null,"max_tokens":null"#,
     ] {
         assert_eq!(read(extra).unwrap(), read("").unwrap(), "{extra}");
@@ -46,10 +46,57 @@ fn every_way_to_say_the_same_is_one_form() {
     assert_eq!(raw(parts).unwrap().messages[0].content, "a\nb");
     let developer = r#"{"model":"m","messages":[{"role":"developer","content":"brief"}]}"#;
     assert_eq!(raw(developer).unwrap().messages[0].role, "system");
+    let tool = r#"{"type":"function","function":{"name":"f","description":"d","parameters":{}}}"#;
+    let turned = r#"{"function":{"parameters":{},"description":"d","name":"f"},"type":"function"}"#;
+    let with = |tool: &str| read(&format!(r#","tools":[{tool}]"#)).unwrap().to_bytes();
+    assert_eq!(with(turned), with(tool));
+    assert!(String::from_utf8(with(turned)).unwrap().contains(tool));
+    let call = |call: &str| {
+        let messages = format!(r#"[{{"role":"assistant","tool_calls":[{call}]}},{{"role":"user","content":"hi"}}]"#);
+        raw(&format!(r#"{{"model":"m","messages":{messages}}}"#)).unwrap().to_bytes()
+    };
+    let one = r#"{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}"#;
+    assert_eq!(call(r#"{"function":{"arguments":"{}","name":"f"},"type":"function","id":"c"}"#), call(one));
     assert_eq!(read(r#","seed":-1"#).unwrap().seed, Some(u64::MAX));
     // The canonical form of the same request, sent on by a host that speaks HTTP.
     assert_eq!(read(r#","seed":18446744073709551615"#).unwrap().seed, Some(u64::MAX));
     assert!(read(r#","seed":18446744073709551616"#).is_err());
+}
+
+#[test]
+fn what_changes_the_answer_is_kept_as_it_was_said() {
+    let form = |properties: &str| {
+        let schema = format!(r#"{{"type":"object","properties":{properties}}}"#);
+        read(&format!(r#","response_format":{{"type":"json_schema","json_schema":{{"schema":{schema}}}}}"#)).unwrap()
+    };
+    let properties = r#"{"zeta":{},"answer":{},"middle":{}}"#;
+    let (first, other) = (form(properties).to_bytes(), form(r#"{"answer":{},"zeta":{},"middle":{}}"#).to_bytes());
+    assert!(first != other && String::from_utf8(first).unwrap().contains(properties));
+    let parameters = r#"{"type":"object","required":["b"],"properties":{"b":{},"a":{}}}"#;
+    let tool = format!(r#","tools":[{{"type":"function","function":{{"name":"f","parameters":{parameters}}}}}]"#);
+    assert!(String::from_utf8(read(&tool).unwrap().to_bytes()).unwrap().contains(parameters));
+    // Models that think by default are told not to.
+    let thinking = |switch: &str| read(&format!(r#","thinking":{{"type":"{switch}"}}"#)).unwrap();
+    for switch in ["enabled", "disabled"] {
+        let request = thinking(switch);
+        assert!(request != read("").unwrap());
+        assert_eq!(ChatRequest::canonical(&request.to_bytes()).unwrap(), request);
+    }
+    assert!(thinking("enabled") != thinking("disabled"));
+}
+
+#[test]
+fn what_is_no_request_is_told_so_in_words() {
+    for (body, words) in [
+        (r#"["m",[["user","hi"]]]"#, "list"),
+        (r#"{"model":"m","messages":[{"role":"user","content":[{"type":"text"}]}]}"#, "without its 'text'"),
+        (r#"{"model":"m","messages":[7]}"#, "a message, with a role and a content"),
+        (r#"{"model":"m","messages":[{"role":"user","content":[7]}]}"#, "a part, with a type and a text"),
+        ("7", "a JSON object"),
+    ] {
+        let (_, message) = raw(body).unwrap_err();
+        assert!(message.contains(words) && !message.contains("struct"), "{body}: {message}");
+    }
 }
 
 #[test]

@@ -12,6 +12,12 @@ const MAX_NAME: usize = 64;
 /// Longest schema or regular expression, bytes.
 const MAX_GRAMMAR: usize = 128 << 10;
 
+/// Fields in their canonical order.
+const TOOL: [&str; 2] = ["type", "function"];
+const FUNCTION: [&str; 4] = ["name", "description", "parameters", "strict"];
+const CALL: [&str; 3] = ["id", "type", "function"];
+const CALLED: [&str; 2] = ["name", "arguments"];
+
 /// Whether tools are called.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(untagged, expecting = "none, auto, required, or an object that names a function")]
@@ -137,6 +143,7 @@ pub fn tools(tools: Option<Vec<Value>>, choice: Option<ToolChoice>) -> Result<(V
             return denied(format!("tools[{i}].function.parameters must be a JSON schema"));
         }
     }
+    let tools: Vec<_> = tools.into_iter().map(|tool| described(tool, &TOOL, &FUNCTION)).collect();
     let choice = match choice.unwrap_or_default() {
         ToolChoice::Mode(Mode::Auto) => ToolChoice::Auto,
         ToolChoice::Mode(Mode::None) if tools.is_empty() => ToolChoice::Auto,
@@ -148,6 +155,32 @@ pub fn tools(tools: Option<Vec<Value>>, choice: Option<ToolChoice>) -> Result<(V
         return Err(invalid(Some("tool_choice"), "'tool_choice' asks for a tool that 'tools' does not hold"));
     }
     Ok((tools, choice))
+}
+
+/// The calls of a message, each in one order.
+pub fn calls(calls: Value) -> Value {
+    match calls {
+        Value::Array(calls) => calls.into_iter().map(|call| described(call, &CALL, &CALLED)).collect(),
+        other => other,
+    }
+}
+
+/// What names a function, and the function in it, with their fields in one order, which is that of models' templates: how
+/// a client orders them does not matter. In the schemas below it does: an answer has the order of its schema.
+fn described(mut outer: Value, order: &[&str], of_function: &[&str]) -> Value {
+    if let Some(function) = outer.get_mut("function") {
+        *function = ordered(function.take(), of_function);
+    }
+    ordered(outer, order)
+}
+
+/// These fields first, and the others by their names.
+fn ordered(object: Value, first: &[&str]) -> Value {
+    let Value::Object(fields) = object else { return object };
+    let mut fields: Vec<_> = fields.into_iter().collect();
+    let place = |name: &str| first.iter().position(|known| *known == name).unwrap_or(first.len());
+    fields.sort_by(|(a, _), (b, _)| place(a).cmp(&place(b)).then_with(|| a.cmp(b)));
+    Value::Object(fields.into_iter().collect())
 }
 
 /// The form of the answer, checked.
