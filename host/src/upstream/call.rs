@@ -82,6 +82,7 @@ impl HttpWire {
             return Err(refused(&member, response).await);
         }
         let kind = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = kind.to_ascii_lowercase();
         let mut wire = Self {
             body: None,
             parser: None,
@@ -99,7 +100,7 @@ impl HttpWire {
             // A server that does not stream: its one document is one chunk.
             let whole = timeout(*silence, document(response.into_body())).await.map_err(|_| silent())??;
             wire.data(&whole);
-            wire.end();
+            wire.data(b"[DONE]");
             if let Some(failure) = wire.failure.take() {
                 return Err(failure);
             }
@@ -204,7 +205,7 @@ impl HttpWire {
         }
         if self.failure.is_none() {
             let mut out = Vec::new();
-            let result = self.translator.end(&mut out);
+            let result = self.translator.end(false, &mut out);
             self.ready.extend(out);
             self.failure = result.err().map(|broken| match broken {
                 // Closed in the middle of an answer, or of an event.

@@ -13,6 +13,8 @@ pub struct Parser {
     data: Option<Vec<u8>>,
     /// The last byte was a CR: a LF now belongs to it.
     after_cr: bool,
+    /// A line has been read: the first may begin with a byte order mark.
+    begun: bool,
 }
 
 /// An event, or a line, that does not end.
@@ -62,7 +64,9 @@ impl Parser {
     }
 
     fn field(&mut self) {
-        let Some(value) = self.line.strip_prefix(b"data") else { return };
+        let begins = !std::mem::replace(&mut self.begun, true);
+        let line = self.line.strip_prefix(b"\xef\xbb\xbf").filter(|_| begins).unwrap_or(&self.line);
+        let Some(value) = line.strip_prefix(b"data") else { return };
         let value = match value {
             [] => value,
             [b':', b' ', value @ ..] | [b':', value @ ..] => value,
@@ -101,6 +105,14 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = text.chunks(1).collect();
         assert_eq!(events(&bytes), expected);
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_field() {
+        let text = b"\xef\xbb\xbfdata: a\n\n\xef\xbb\xbfdata: b\n\n";
+        for at in 0..text.len() {
+            assert_eq!(events(&[&text[..at], &text[at..]]), ["a"], "cut at {at}");
+        }
     }
 
     #[test]

@@ -2,9 +2,9 @@
 
 use littoral_proto::{
     finish,
-    v1::{Delta, Event, Finished, Started, ToolCallFragment, Usage, delta::Part, event::Kind},
+    v1::{Delta, Event, Finished, Logprob, Started, ToolCallFragment, TopLogprob, Usage, delta::Part, event::Kind},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Reads one answer. Pure: data in, events out.
 #[derive(Debug)]
@@ -20,11 +20,14 @@ pub struct Translator {
     over: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Choice {
     number: u32,
     /// Position of its next delta.
     next: u32,
+    /// Calls begun, and the id of the last one, for servers that do not number them.
+    calls: u32,
+    call_id: String,
     finished: bool,
 }
 
@@ -37,10 +40,11 @@ pub enum Broken {
     Garbage(&'static str),
 }
 
+// Names that some servers write beside those of others are fields of their own: as aliases they would be one field twice.
+
 #[derive(Deserialize)]
 struct Chunk {
-    #[serde(default)]
-    choices: Vec<ChunkChoice>,
+    choices: Option<Vec<ChunkChoice>>,
     usage: Option<ChunkUsage>,
     error: Option<serde_json::Value>,
 }
@@ -49,25 +53,38 @@ struct Chunk {
 struct ChunkChoice {
     #[serde(default)]
     index: u32,
-    /// `message` in an answer that is no stream.
-    #[serde(default, alias = "message")]
     delta: Option<ChunkDelta>,
+    /// In an answer that is no stream.
+    message: Option<ChunkDelta>,
+    logprobs: Option<ChunkLogprobs>,
     finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ChunkLogprobs {
+    content: Option<Vec<ChunkLogprob>>,
+}
+
+#[derive(Deserialize)]
+struct ChunkLogprob {
+    token: String,
+    logprob: f32,
+    bytes: Option<Vec<u8>>,
+    #[serde(default)]
+    top_logprobs: Vec<ChunkLogprob>,
 }
 
 #[derive(Deserialize)]
 struct ChunkDelta {
     content: Option<String>,
-    #[serde(alias = "reasoning")]
     reasoning_content: Option<String>,
-    #[serde(default)]
+    reasoning: Option<String>,
     tool_calls: Option<Vec<ChunkCall>>,
 }
 
 #[derive(Deserialize)]
 struct ChunkCall {
-    #[serde(default)]
-    index: u32,
+    index: Option<u32>,
     id: Option<String>,
     function: Option<ChunkFunction>,
 }
@@ -80,10 +97,11 @@ struct ChunkFunction {
 
 #[derive(Deserialize)]
 struct ChunkUsage {
-    #[serde(default)]
-    prompt_tokens: u32,
-    #[serde(default)]
-    completion_tokens: u32,
+    #[serde(default, deserialize_with = "count")]
+    prompt_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "count")]
+    completion_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "count")]
     prompt_cache_hit_tokens: Option<u32>,
     prompt_tokens_details: Option<Details>,
     completion_tokens_details: Option<Details>,
@@ -91,8 +109,28 @@ struct ChunkUsage {
 
 #[derive(Deserialize)]
 struct Details {
+    #[serde(default, deserialize_with = "count")]
     cached_tokens: Option<u32>,
+    #[serde(default, deserialize_with = "count")]
     reasoning_tokens: Option<u32>,
+}
+
+/// A count, which some servers write as `7.0`, or as null.
+fn count<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+    Ok(Option::<f64>::deserialize(deserializer)?.map(|count| count as u32))
+}
+
+impl From<ChunkLogprob> for Logprob {
+    fn from(said: ChunkLogprob) -> Self {
+        let bytes = |token: String, bytes: Option<Vec<u8>>| bytes.unwrap_or_else(|| token.into());
+        let top = said.top_logprobs.into_iter().map(|top| TopLogprob {
+            token_id: 0,
+            token: bytes(top.token, top.bytes),
+            logprob: top.logprob,
+        });
+        // Such servers do not say the tokens' ids.
+        Self { token_id: 0, top: top.collect(), token: bytes(said.token, said.bytes), logprob: said.logprob }
+    }
 }
 
 /// The event that stands for a server's having taken the request.
@@ -116,8 +154,12 @@ impl Translator {
         self.usage.is_some() && self.has_finished()
     }
 
-    /// Whether every answer that was begun has ended.
+    /// Whether every answer that was asked for has ended.
     pub fn has_finished(&self) -> bool {
+        self.choices.len() == self.asked as usize && self.begun_have_finished()
+    }
+
+    fn begun_have_finished(&self) -> bool {
         !self.choices.is_empty() && self.choices.iter().all(|choice| choice.finished)
     }
 
@@ -127,21 +169,21 @@ impl Translator {
             return Ok(());
         }
         if data.trim_ascii() == b"[DONE]" {
-            return self.end(out);
+            return self.end(true, out);
         }
         let chunk: Chunk = serde_json::from_slice(data).map_err(|_| Broken::Garbage("a chunk that is not JSON"))?;
         if let Some(error) = chunk.error.filter(|error| !error.is_null()) {
-            let message = error.get("message").and_then(|m| m.as_str()).unwrap_or("the server names no reason");
+            let message = error.get("message").unwrap_or(&error).as_str().unwrap_or("the server names no reason");
             return Err(Broken::Said(message.chars().take(300).collect()));
         }
-        for choice in chunk.choices {
+        for choice in chunk.choices.into_iter().flatten() {
             self.choice(choice, out)?;
         }
         if let Some(usage) = chunk.usage {
             let details = usage.prompt_tokens_details.and_then(|d| d.cached_tokens);
             self.usage = Some(Usage {
-                prompt_tokens: usage.prompt_tokens,
-                completion_tokens: usage.completion_tokens,
+                prompt_tokens: usage.prompt_tokens.unwrap_or(0),
+                completion_tokens: usage.completion_tokens.unwrap_or(self.deltas),
                 prompt_cache_hit_tokens: usage.prompt_cache_hit_tokens.or(details).unwrap_or(0),
                 reasoning_tokens: usage.completion_tokens_details.and_then(|d| d.reasoning_tokens).unwrap_or(0),
             });
@@ -149,12 +191,13 @@ impl Translator {
         Ok(())
     }
 
-    /// The end of the stream, with or without `[DONE]`: whole if every choice has finished.
-    pub fn end(&mut self, out: &mut Vec<Event>) -> Result<(), Broken> {
+    /// The end of the stream: whole if every choice has finished. One that is `said` may have fewer than were asked for:
+    /// some servers give one answer, whatever `n` is.
+    pub fn end(&mut self, said: bool, out: &mut Vec<Event>) -> Result<(), Broken> {
         if self.over {
             return Ok(());
         }
-        if !self.has_finished() {
+        if !if said { self.begun_have_finished() } else { self.has_finished() } {
             return Err(Broken::Garbage("an answer that ends before its end"));
         }
         self.over = true;
@@ -168,7 +211,7 @@ impl Translator {
             return Err(Broken::Garbage("an answer that was not asked for"));
         }
         let at = self.choices.iter().position(|choice| choice.number == said.index).unwrap_or_else(|| {
-            self.choices.push(Choice { number: said.index, next: self.first, finished: false });
+            self.choices.push(Choice { number: said.index, next: self.first, ..Choice::default() });
             self.choices.len() - 1
         });
         let choice = &mut self.choices[at];
@@ -176,22 +219,22 @@ impl Translator {
             return Ok(());
         }
         let mut parts = Vec::new();
-        if let Some(delta) = said.delta {
-            let text = |text: Option<String>| text.filter(|text| !text.is_empty());
-            parts.extend(text(delta.reasoning_content).map(Part::Reasoning));
+        let text = |text: Option<String>| text.filter(|text| !text.is_empty());
+        if let Some(delta) = said.delta.or(said.message) {
+            parts.extend(text(delta.reasoning_content).or_else(|| text(delta.reasoning)).map(Part::Reasoning));
             parts.extend(text(delta.content).map(Part::Text));
-            for call in delta.tool_calls.into_iter().flatten() {
-                let (name, arguments) = call.function.map_or((None, None), |f| (f.name, f.arguments));
-                parts.push(Part::ToolCall(ToolCallFragment {
-                    index: call.index,
-                    id: call.id.unwrap_or_default(),
-                    name: name.unwrap_or_default(),
-                    arguments: arguments.unwrap_or_default(),
-                }));
-            }
+            parts.extend(delta.tool_calls.into_iter().flatten().map(|call| Part::ToolCall(choice.call(call))));
+        }
+        let logprobs = said.logprobs.and_then(|logprobs| logprobs.content).unwrap_or_default();
+        let mut logprobs: Vec<_> = logprobs.into_iter().map(Logprob::from).collect();
+        if parts.is_empty() && !logprobs.is_empty() {
+            // Tokens that are no character yet.
+            parts.push(Part::Text(String::new()));
         }
         for part in parts {
-            let delta = Delta { choice: said.index, index: choice.next, part: Some(part), ..Delta::default() };
+            let logprobs = std::mem::take(&mut logprobs);
+            let part = Some(part);
+            let delta = Delta { choice: said.index, index: choice.next, part, logprobs, ..Delta::default() };
             choice.next += 1;
             self.deltas += 1;
             out.push(Event { kind: Some(Kind::Delta(delta)) });
@@ -207,6 +250,21 @@ impl Translator {
     }
 }
 
+impl Choice {
+    /// A fragment of a call. Where the server does not number calls, one begins with a new id, or without any with a name.
+    fn call(&mut self, call: ChunkCall) -> ToolCallFragment {
+        let (name, arguments) = call.function.map_or((None, None), |f| (f.name, f.arguments));
+        let (id, name) = (call.id.unwrap_or_default(), name.unwrap_or_default());
+        let begins = if id.is_empty() { !name.is_empty() && self.call_id.is_empty() } else { id != self.call_id };
+        let index = call.index.unwrap_or_else(|| if begins { self.calls } else { self.calls.saturating_sub(1) });
+        self.calls = self.calls.max(index.saturating_add(1));
+        if begins {
+            self.call_id.clone_from(&id);
+        }
+        ToolCallFragment { index, id, name, arguments: arguments.unwrap_or_default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,8 +274,18 @@ mod tests {
         for chunk in chunks {
             translator.push(chunk.as_bytes(), &mut out)?;
         }
-        translator.end(&mut out)?;
+        translator.end(false, &mut out)?;
         Ok(out)
+    }
+
+    fn calls(events: &[Event]) -> Vec<(u32, String, String, String)> {
+        let call = |event: &Event| match &event.kind {
+            Some(Kind::Delta(Delta { part: Some(Part::ToolCall(call)), .. })) => {
+                Some((call.index, call.id.clone(), call.name.clone(), call.arguments.clone()))
+            }
+            _ => None,
+        };
+        events.iter().filter_map(call).collect()
     }
 
     fn texts(events: &[Event]) -> Vec<String> {
@@ -267,6 +335,92 @@ mod tests {
         }
         let said = r#"{"error":{"message":"CUDA out of memory","code":500}}"#;
         assert_eq!(read(&[HI, said]), Err(Broken::Said("CUDA out of memory".into())));
+        assert_eq!(read(&[HI, r#"{"error":"boom"}"#]), Err(Broken::Said("boom".into())));
+    }
+
+    #[test]
+    fn names_of_two_servers_may_stand_side_by_side() {
+        let both = |reasoning: &str, other: &str| {
+            format!(r#"{{"choices":[{{"delta":{{"reasoning":{reasoning},"reasoning_content":{other}}}}}]}}"#)
+        };
+        for (reasoning, other, expected) in [
+            ("null", "null", &["Hi"][..]),
+            (r#""hm""#, r#""hm""#, &["(hm)", "Hi"]),
+            (r#""hm""#, "null", &["(hm)", "Hi"]),
+            (r#""""#, r#""hm""#, &["(hm)", "Hi"]),
+        ] {
+            assert_eq!(texts(&read(&[&both(reasoning, other), HI, STOP]).unwrap()), expected);
+        }
+        let both = r#"{"choices":[{"delta":null,"message":{"content":"Hi"},"finish_reason":"stop"}]}"#;
+        assert_eq!(texts(&read(&[both]).unwrap()), ["Hi"]);
+    }
+
+    #[test]
+    fn counts_are_read_however_they_are_written() {
+        let own =
+            r#"{"choices":null,"usage":{"prompt_tokens":5.0,"completion_tokens":null,"prompt_tokens_details":null}}"#;
+        let Usage { prompt_tokens, completion_tokens, .. } = usage(&read(&[HI, STOP, own]).unwrap());
+        assert_eq!((prompt_tokens, completion_tokens), (5, 1));
+    }
+
+    #[test]
+    fn of_many_answers_none_may_be_missing() {
+        let choice =
+            |index| format!(r#"{{"choices":[{{"index":{index},"delta":{{}},"finish_reason":"stop"}}],"usage":{{}}}}"#);
+        let mut translator = Translator::at(0, 2);
+        translator.push(choice(0).as_bytes(), &mut Vec::new()).unwrap();
+        assert!(!translator.has_told_all() && translator.end(false, &mut Vec::new()).is_err());
+        translator.push(choice(1).as_bytes(), &mut Vec::new()).unwrap();
+        assert!(translator.has_told_all() && translator.end(false, &mut Vec::new()).is_ok());
+        // A server that knows no `n` says that this is all.
+        let mut translator = Translator::at(0, 2);
+        translator.push(choice(0).as_bytes(), &mut Vec::new()).unwrap();
+        assert!(translator.push(b"[DONE]", &mut Vec::new()).is_ok() && translator.is_over());
+    }
+
+    #[test]
+    fn log_probabilities_are_handed_on() {
+        let chunk = r#"{"choices":[{"delta":{"content":"Hi"},"logprobs":{"content":[{"token":"Hi","logprob":-0.5,
+            "bytes":[72,105],"top_logprobs":[{"token":"Ho","logprob":-1.5,"bytes":null}]}]}}]}"#;
+        let half = r#"{"choices":[{"delta":{"content":""},"logprobs":{"content":[{"token":"?","logprob":-2,"bytes":[228]}]}}]}"#;
+        let events = read(&[chunk, half, STOP]).unwrap();
+        let said = events.iter().filter_map(|event| match &event.kind {
+            Some(Kind::Delta(delta)) => Some(&delta.logprobs[0]),
+            _ => None,
+        });
+        let said: Vec<_> = said.collect();
+        assert_eq!((said[0].token.as_slice(), said[0].logprob, said.len()), (&b"Hi"[..], -0.5, 2));
+        assert_eq!((said[0].top[0].token.as_slice(), said[0].top[0].logprob), (&b"Ho"[..], -1.5));
+        assert_eq!(said[1].token, [228]);
+    }
+
+    #[test]
+    fn calls_without_numbers_are_told_apart() {
+        let call = |id: &str, name: &str| {
+            format!(r#"{{{id}"type":"function","function":{{"name":"{name}","arguments":"{{}}"}}}}"#)
+        };
+        let document = |calls: [String; 2]| {
+            let calls = calls.join(",");
+            format!(
+                r#"{{"choices":[{{"message":{{"content":null,"tool_calls":[{calls}]}},"finish_reason":"tool_calls"}}]}}"#
+            )
+        };
+        for ids in [[r#""id":"c1","#, r#""id":"c2","#], ["", ""]] {
+            let events = read(&[&document([call(ids[0], "f"), call(ids[1], "g")])]).unwrap();
+            let told: Vec<_> = calls(&events).into_iter().map(|(index, _, name, _)| (index, name)).collect();
+            assert_eq!(told, [(0, "f".into()), (1, "g".into())]);
+        }
+        let fragment = |fields: &str| format!(r#"{{"choices":[{{"delta":{{"tool_calls":[{{{fields}}}]}}}}]}}"#);
+        let chunks = [
+            r#""id":"c1","function":{"name":"f","arguments":""}"#,
+            r#""id":"c1","function":{"arguments":"{"}"#,
+            r#""function":{"arguments":"}"}"#,
+            r#""id":"c2","function":{"name":"g","arguments":"{}"}"#,
+        ]
+        .map(fragment);
+        let chunks: Vec<_> = chunks.iter().map(String::as_str).chain([STOP]).collect();
+        let told: Vec<_> = calls(&read(&chunks).unwrap()).into_iter().map(|(index, ..)| index).collect();
+        assert_eq!(told, [0, 0, 0, 1]);
     }
 
     #[test]
@@ -292,13 +446,7 @@ mod tests {
         let second = r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{}"}}]}}]}"#;
         let end = r#"{"choices":[{"delta":{},"finish_reason":"tool_calls"}]}"#;
         let events = read(&[first, second, end]).unwrap();
-        let calls: Vec<_> = events
-            .iter()
-            .filter_map(|event| match &event.kind {
-                Some(Kind::Delta(Delta { part: Some(Part::ToolCall(call)), .. })) => Some(call.clone()),
-                _ => None,
-            })
-            .collect();
-        assert_eq!((calls[0].name.as_str(), calls[1].arguments.as_str(), calls.len()), ("f", "{}", 2));
+        let told = calls(&events);
+        assert_eq!((told[0].2.as_str(), told[1].3.as_str(), told.len()), ("f", "{}", 2));
     }
 }
