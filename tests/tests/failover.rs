@@ -113,6 +113,36 @@ async fn another_node_goes_on_wherever_the_first_one_breaks_off() {
     assert_eq!(metrics.sum("littoral_failovers_total", &[("outcome", "lost")]), 0.0);
 }
 
+#[tokio::test]
+async fn an_answer_is_of_one_revision_of_its_model() {
+    let gate = Gate::default();
+    let (one, two) = (InstantNode::start("one", script()), InstantNode::start("two", script()));
+    one.follow(Script { gate: Some((3, gate.clone())), ..script() });
+    two.describe(|info| info.models[0].revision = "another".into());
+    let edge = Edge::to(&[one.address(), two.address()]).with("cache", "policy = 'off'").start();
+    let client = edge.client();
+    let health = async || client.get("/healthz").await.json().await["nodes"].clone();
+    let left_out = async || health().await[1]["other_revision"] == true;
+    eventually("the second node to be left out", SOON, left_out).await;
+    let mut streams = Vec::new();
+    for user in 0..8 {
+        let answer = client.chat(&ask(user, true)).await;
+        assert_eq!(answer.header("x-littoral-node"), "one");
+        streams.push(answer.events());
+    }
+    drop(one);
+    for events in streams {
+        let transcript = events.transcript().await;
+        assert!(!transcript.done && transcript.error.is_some(), "{transcript:?}");
+    }
+    assert_eq!(two.asked(), 0);
+    // What begins now is of the other.
+    let moved = async || client.chat(&ask(0, false)).await.status == 200;
+    eventually("the second node to be asked", SOON, moved).await;
+    assert_eq!(client.chat(&ask(0, false)).await.header("x-littoral-node"), "two");
+    assert_eq!(health().await[1]["other_revision"], false);
+}
+
 fn delta(index: u32, token: u32) -> Event {
     let part = Some(Part::Text("garbage ".into()));
     Event { kind: Some(Kind::Delta(Delta { index, token_ids: vec![token], part, ..Delta::default() })) }

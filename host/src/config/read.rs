@@ -40,7 +40,12 @@ pub fn parse(text: &str) -> Result<Config, ConfigError> {
     access::known(&file)?;
     auth::known(&file)?;
     // From the text again, so that an error of type shows the line.
-    Ok(toml::from_str(text)?)
+    let mut config: Config = toml::from_str(text)?;
+    if !file.contains_key("node") && config.fleet.discovers() {
+        // Those that are found are all there are.
+        config.node.clear();
+    }
+    Ok(config)
 }
 
 /// Reads the text of a file that holds `[[node]]` sections alone.

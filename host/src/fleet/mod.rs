@@ -104,6 +104,12 @@ impl Fleet {
         self.view().served(name).map(|served| served.model.clone())
     }
 
+    /// Whether this node has the weights, as far as is known, with which an answer was begun that has this revision.
+    pub fn has_revision(&self, node: &str, model: &str, begun: Option<&str>) -> bool {
+        let view = self.view();
+        begun.zip(view.revision(node, model)).is_none_or(|(begun, has)| begun == has)
+    }
+
     /// The node of this name.
     pub fn member(&self, name: &str) -> Option<Arc<Member>> {
         self.view().nodes().iter().find(|node| node.member.name() == name).map(|node| node.member.clone())
@@ -216,6 +222,8 @@ impl Fleet {
         known.reachable = heard.is_some();
         known.info = heard.or_else(|| known.info.take());
         let (turned, reachable) = (was.reachable != known.reachable, known.reachable);
+        let models = |known: &Known| known.info.as_ref().map(|info| info.models.clone());
+        let has_others = models(&was) != models(known);
         if turned || was.info != known.info {
             self.publish(&nodes);
         }
@@ -225,6 +233,9 @@ impl Fleet {
             (true, true) => tracing::info!(node, "node is reachable"),
             (true, false) => tracing::warn!(node, "node is unreachable; no request goes there"),
             (false, _) => {}
+        }
+        if (turned || has_others) && self.view().is_left_out(node) {
+            tracing::warn!(node, "node has another revision of a model than most; no request for that goes there");
         }
     }
 
@@ -324,6 +335,33 @@ mod tests {
         assert!(fleet.model("m").is_some());
         report(&fleet, 0, Some(serving("m")));
         assert_eq!(names(&fleet, "s"), ["a"]);
+    }
+
+    #[test]
+    fn nodes_of_another_revision_are_left_out_until_they_are_most() {
+        let fleet = fleet(&["a", "b", "c"]);
+        let serves = |index, revision: &str| {
+            let mut info = serving("m");
+            info.models[0].revision = revision.into();
+            report(&fleet, index, Some(info));
+        };
+        let now = || {
+            let mut names = names(&fleet, "s");
+            names.sort();
+            let left_out: Vec<_> = ["a", "b", "c"].into_iter().filter(|n| fleet.view().is_left_out(n)).collect();
+            (names.concat(), fleet.model("m").unwrap().revision, left_out.concat())
+        };
+        let is = |names: &str, revision: &str, left_out: &str| (names.into(), revision.into(), left_out.into());
+        [(0, "r2"), (1, "r1"), (2, "r1")].iter().for_each(|(index, revision)| serves(*index, revision));
+        assert_eq!(now(), is("bc", "r1", "a"));
+        assert!(!fleet.has_revision("a", "m", Some("r1")) && fleet.has_revision("a", "m", None));
+        serves(1, "r2");
+        assert_eq!(now(), is("ab", "r2", "c"));
+        // As many of either: those of the first.
+        report(&fleet, 1, None);
+        assert_eq!(now(), is("a", "r2", "c"));
+        report(&fleet, 0, None);
+        assert_eq!(now(), is("c", "r1", ""));
     }
 
     #[test]

@@ -1,13 +1,19 @@
 //! What is known of the fleet at one moment.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use littoral_core::Model;
 use littoral_proto::v1::{self, NodeInfo};
 use serde::Serialize;
 
 use super::{Known, Member};
-use crate::{config, plan::now_ms};
+use crate::{
+    config::{self, Kind},
+    plan::now_ms,
+};
 
 /// An immutable picture of the fleet. What changes with every request is in the members.
 #[derive(Default)]
@@ -28,7 +34,7 @@ pub struct Node {
     pub ready: bool,
     draining: bool,
     device: String,
-    models: Vec<String>,
+    models: Vec<v1::Model>,
 }
 
 /// A node as `/healthz` shows it.
@@ -40,6 +46,8 @@ pub struct NodeStatus {
     pub draining: bool,
     pub device: String,
     pub models: Vec<String>,
+    /// Has another revision of a model than most, and gets no request for it.
+    pub other_revision: bool,
     /// Requests that are there, running or queued.
     pub busy: u32,
     pub slots: u32,
@@ -57,13 +65,14 @@ pub struct Served {
     pub model: Model,
     /// `system_fingerprint` of its answers: changes with the model's revision.
     pub fingerprint: String,
-    /// Ready nodes, by position in [`View::nodes`].
+    /// Ready nodes, by position in [`View::nodes`]; of ours those that have this revision.
     pub nodes: Vec<usize>,
 }
 
 impl View {
     pub(super) fn of(nodes: &[Known], aliases: &BTreeMap<String, String>) -> Self {
         let mut view = Self { aliases: aliases.clone(), ..Self::default() };
+        let revisions = revisions(nodes);
         for (i, node) in nodes.iter().enumerate() {
             let info = node.info.clone().unwrap_or_else(|| expected(&node.member.node));
             view.reached |= node.info.is_some();
@@ -82,7 +91,10 @@ impl View {
                     fingerprint: fingerprint(&model.revision),
                     nodes: Vec::new(),
                 });
-                if ready {
+                // Answers of other weights would be mixed up with those of the rest, in one stream and in the cache.
+                let is_one_of_them = node.member.node.kind == Kind::OpenAi
+                    || revisions.get(model.name.as_str()).is_none_or(|most| *most == model.revision);
+                if ready && is_one_of_them {
                     // What the first ready node says of the model counts, not what one that left said.
                     if served.nodes.is_empty() && served.model.revision != model.revision {
                         served.model.revision = model.revision.clone();
@@ -98,7 +110,7 @@ impl View {
                 ready,
                 draining: info.draining,
                 device: info.device,
-                models: info.models.into_iter().map(|m| m.name).collect(),
+                models: info.models,
             });
         }
         view
@@ -118,7 +130,8 @@ impl View {
                 ready: node.ready,
                 draining: node.draining,
                 device: node.device.clone(),
-                models: node.models.clone(),
+                models: node.models.iter().map(|model| model.name.clone()).collect(),
+                other_revision: self.is_left_out(node.member.name()),
                 busy: node.member.busy(),
                 slots: node.member.slots(),
                 ejected: node.member.is_open(),
@@ -142,7 +155,22 @@ impl View {
         self.models.get(model).or_else(|| self.models.get(self.aliases.get(model)?))
     }
 
-    /// Whether a request could be answered now.
+    /// The revision of the model that this node serves under this name. None where it is not known: of a server of
+    /// OpenAI's API, whose operator says that it has the same.
+    pub fn revision(&self, node: &str, model: &str) -> Option<&str> {
+        let node = self.nodes.iter().find(|known| known.member.name() == node)?;
+        let known = node.models.iter().find(|known| known.name == model)?;
+        (node.member.node.kind == Kind::Littoral).then_some(known.revision.as_str())
+    }
+
+    /// Whether the node is ready and gets no request for one of its models, of which most have another revision.
+    pub fn is_left_out(&self, node: &str) -> bool {
+        let Some(at) = self.nodes.iter().position(|known| known.member.name() == node) else { return false };
+        let serves = |model: &v1::Model| self.models.get(&model.name).is_some_and(|served| served.nodes.contains(&at));
+        self.nodes[at].ready && !self.nodes[at].models.iter().all(serves)
+    }
+
+    /// Whether a node is there for a request.
     pub fn is_ready(&self) -> bool {
         self.models.values().any(|served| !served.nodes.is_empty())
     }
@@ -156,6 +184,26 @@ impl View {
     pub fn is_incomplete(&self) -> bool {
         !self.reached || self.unknown
     }
+}
+
+/// Of each model the revision that most of our ready nodes have; of the first of them where as many have another.
+fn revisions(nodes: &[Known]) -> HashMap<&str, &str> {
+    let mut votes: BTreeMap<&str, Vec<(&str, usize)>> = BTreeMap::new();
+    let ours = nodes.iter().filter(|node| node.reachable && node.member.node.kind == Kind::Littoral);
+    for model in ours.filter_map(|node| node.info.as_ref()).filter(|info| !info.draining).flat_map(|info| &info.models)
+    {
+        let votes = votes.entry(&model.name).or_default();
+        match votes.iter_mut().find(|(revision, _)| *revision == model.revision) {
+            Some((_, count)) => *count += 1,
+            None => votes.push((&model.revision, 1)),
+        }
+    }
+    // Of equals the last is the greatest.
+    let most = votes.into_iter().filter_map(|(name, votes)| {
+        let (revision, _) = votes.into_iter().rev().max_by_key(|(_, count)| *count)?;
+        Some((name, revision))
+    });
+    most.collect()
 }
 
 /// What a node that has not been heard of is said to serve.

@@ -24,7 +24,7 @@ use super::{
 use crate::{
     config::Kind,
     error::Error,
-    fleet::{Clients, Fleet, Lease},
+    fleet::{Clients, Fleet, Lease, Member},
     telemetry::{Metrics, Tally},
     upstream::{HttpWire, Said, call::Call},
 };
@@ -66,6 +66,8 @@ pub struct Dispatch {
     pub asked: Vec<String>,
     /// Nodes that were passed over because their breakers are open.
     pub failing: VecDeque<Candidate>,
+    /// Of the model at the node of ours that has the answer.
+    pub revision: Option<String>,
     pub received: Instant,
     pub deadline: Instant,
 }
@@ -98,6 +100,7 @@ impl Dispatch {
                     // Who was asked beside it, and was quicker.
                     let reason = if node == candidate.node { &candidate.reason } else { HEDGE };
                     self.tally.routed(node, reason, &self.asked, by_text);
+                    self.revision = self.fleet.view().revision(node, &self.ask.model).map(String::from);
                     return Ok(opened);
                 }
                 Err(error) if error.is_retryable() => {
@@ -153,7 +156,7 @@ impl Dispatch {
                 self.asked.push(candidate.node.clone());
             }
             let now = now_ms();
-            let Some(way) = from.way(&member.node).filter(|_| member.rests(now).is_none()) else { continue };
+            let Some(way) = self.way(from, &member).filter(|_| member.rests(now).is_none()) else { continue };
             if way != Way::Tokens && from.tokens.is_some() && !waited {
                 self.readers.push_back(candidate);
                 continue;
@@ -165,12 +168,18 @@ impl Dispatch {
         }
     }
 
+    /// How a node goes on from there; None if it cannot, or would with other weights.
+    fn way(&self, from: &Origin, member: &Member) -> Option<Way> {
+        let fits = self.fleet.has_revision(member.name(), &self.ask.model, self.revision.as_deref());
+        from.way(&member.node).filter(|_| fits || !from.begun)
+    }
+
     /// A node whose breaker is open, when no other is left: one that has failed often is better than none.
     fn failing(&mut self, from: &Origin) -> Option<(Candidate, Lease)> {
         loop {
             let candidate = self.failing.pop_front()?;
             let member = self.fleet.member(&candidate.node);
-            let member = member.filter(|member| from.way(&member.node).is_some() && member.rests(now_ms()).is_none());
+            let member = member.filter(|member| self.way(from, member).is_some() && member.rests(now_ms()).is_none());
             if let Some(member) = member {
                 return Some((candidate, member.lease()));
             }

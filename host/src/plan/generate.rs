@@ -268,6 +268,7 @@ impl Job {
             readers: VecDeque::new(),
             asked: Vec::new(),
             failing: VecDeque::new(),
+            revision: None,
             received: self.received,
             deadline: self.deadline,
             fleet,

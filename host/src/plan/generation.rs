@@ -114,7 +114,9 @@ impl Generation {
         drop(lease);
         let Some(mut dispatch) = self.dispatch.take() else { return Some(self.fail(&error)) };
         let from = self.progress.origin(&dispatch.ask);
-        if !error.is_retryable() || self.resumes >= dispatch.fleet.config().max_resumes || !from.leads_on() {
+        let may_go_on = || self.resumes < dispatch.fleet.config().max_resumes && from.leads_on();
+        if !error.is_retryable() || !may_go_on() || !self.is_paid(&dispatch) {
+            dispatch.metrics.lost.increment(u64::from(error.is_retryable() && !from.over));
             self.dispatch = Some(dispatch);
             return Some(self.give_up(&error, from.over));
         }
@@ -133,6 +135,17 @@ impl Generation {
         };
         self.state = State::Resuming { opening: opening.boxed(), why: error, over };
         None
+    }
+
+    /// Whether another may be asked. Until a word was said it is a retry, and paid for as such.
+    fn is_paid(&self, dispatch: &Dispatch) -> bool {
+        if self.progress.tokens() > 0 {
+            return true;
+        }
+        let paid = dispatch.fleet.may_retry();
+        let counter = if paid { &dispatch.metrics.retries } else { &dispatch.metrics.retries_refused };
+        counter.increment(1);
+        paid
     }
 
     /// Nobody goes on. An answer that has ended is whole all the same.
