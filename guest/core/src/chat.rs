@@ -521,7 +521,13 @@ fn explain(body: &[u8], error: &serde_json::Error) -> Denial {
         for (name, value) in &fields {
             let alone = Value::Object([(name.clone(), value.clone())].into_iter().collect());
             if let Err(e) = serde_json::from_value::<Raw>(alone) {
-                return invalid(Some(name), format!("'{name}' is not what was expected: {e}"));
+                // The names of types here say nothing to a client.
+                let types =
+                    [("i128", "an integer"), ("i64", "an integer"), ("u32", "a whole number"), ("f64", "a number")];
+                let said = types.iter().fold(e.to_string(), |said, (ours, theirs)| {
+                    said.replace(&format!("expected {ours}"), &format!("expected {theirs}"))
+                });
+                return invalid(Some(name), format!("'{name}' is not what was expected: {said}"));
             }
         }
     }

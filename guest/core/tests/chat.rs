@@ -104,6 +104,9 @@ fn a_bad_field_is_named() {
     for (extra, param) in [
         (r#","temperature":"hot""#, "temperature"),
         (r#","temperature":9"#, "temperature"),
+        (r#","seed":"x""#, "seed"),
+        (r#","n":"x""#, "n"),
+        (r#","top_k":"x""#, "top_k"),
         (r#","top_p":-1"#, "top_p"),
         (r#","max_tokens":0"#, "max_tokens"),
         (r#","max_tokens":-1"#, "max_tokens"),
@@ -135,6 +138,7 @@ fn a_bad_field_is_named() {
     ] {
         let (named, message) = read(extra).unwrap_err();
         assert_eq!(named.as_deref(), Some(param), "{extra}: {message}");
+        assert!(["i128", "i64", "u32", "f64"].iter().all(|ours| !message.contains(ours)), "{message}");
         assert!(message.len() < 300, "{message}");
     }
     let many = format!(r#","stop":[{}]"#, vec![r#""s""#; 17].join(","));
