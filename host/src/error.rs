@@ -53,6 +53,9 @@ pub enum Error {
     Shared(Arc<Self>),
 }
 
+/// Begins the code of an event that tells of [`Error::Knowledge`]; its status and number follow.
+const KNOWLEDGE: &str = "knowledge:";
+
 impl From<Denial> for Error {
     fn from(denial: Denial) -> Self {
         Self::Denied(Box::new(denial))
@@ -241,9 +244,22 @@ impl Error {
         let error = match self {
             Self::Node(error) => error.clone(),
             Self::Shared(error) => return error.event(),
+            Self::Knowledge { status, error_code, message } => {
+                let number = error_code.map(|number| number.to_string()).unwrap_or_default();
+                v1::Error { code: format!("{KNOWLEDGE}{status}:{number}"), message: message.clone(), retryable: false }
+            }
             _ => v1::Error { code: self.code().into(), message: self.to_string(), retryable: self.is_retryable() },
         };
         v1::Event { kind: Some(v1::event::Kind::Error(error)) }
+    }
+
+    /// What such an event of a look-up says, that another edge may have made.
+    pub fn of_look_up(error: v1::Error) -> Self {
+        let numbers = error.code.strip_prefix(KNOWLEDGE).and_then(|numbers| numbers.split_once(':'));
+        match numbers.and_then(|(status, number)| Some((status.parse().ok()?, number.parse().ok()))) {
+            Some((status, error_code)) => Self::Knowledge { status, error_code, message: error.message },
+            None => Self::Node(error),
+        }
     }
 }
 
@@ -257,6 +273,17 @@ mod tests {
 
     fn rpc(code: Code) -> Error {
         tonic::Status::new(code, "m").into()
+    }
+
+    #[test]
+    fn what_a_knowledge_service_says_is_the_same_at_another_edge() {
+        for (status, error_code) in [(400, Some(2001)), (502, None), (503, Some(-7))] {
+            let said = Error::Shared(Arc::new(Error::Knowledge { status, error_code, message: "m".into() }));
+            let Some(v1::event::Kind::Error(told)) = said.event().kind else { panic!("no error") };
+            let heard = Error::of_look_up(told);
+            assert_eq!((heard.status().as_u16(), heard.knowledge_code()), (status, error_code), "{heard:?}");
+            assert_eq!((heard.to_string(), heard.code()), ("m".into(), said.code()));
+        }
     }
 
     #[test]

@@ -164,6 +164,16 @@ async fn the_same_question_at_two_edges_is_one() {
     let all = futures::future::join_all(clients.iter().map(|client| said(client, &body))).await;
     assert_eq!(all.iter().filter(|said| *said == "miss").count(), 1, "{all:?}");
     assert_eq!(upstream.asked(), 1);
+    // So is what goes wrong, and both say the same of it.
+    let missing = ask("missing", "tides");
+    let tell = async |client: &Client| {
+        let answer = post(client, &missing).await;
+        let again = answer.header("retry-after").to_string();
+        (refused(answer, 400).await, again)
+    };
+    let told = futures::future::join_all(clients.iter().map(tell)).await;
+    let expected = ((2001, "The knowledge does not exist".to_string()), String::new());
+    assert!(told.iter().all(|told| *told == expected), "{told:?}");
 }
 
 #[tokio::test]

@@ -175,7 +175,7 @@ fn text(events: impl IntoIterator<Item = Event>) -> Result<String, Error> {
     for event in events {
         match event.kind {
             Some(Kind::Delta(Delta { part: Some(Part::Text(found)), .. })) => text = Some(found),
-            Some(Kind::Error(error)) => return Err(Error::Node(error)),
+            Some(Kind::Error(error)) => return Err(Error::of_look_up(error)),
             _ => {}
         }
     }
