@@ -215,13 +215,13 @@ async fn an_answer_has_the_order_of_its_schema() {
         let properties: serde_json::Map<_, _> =
             names.iter().zip(1..).map(|(name, value)| (name.to_string(), constant(value))).collect();
         let schema = json!({"type": "object", "properties": properties, "required": names,
-            "additionalProperties": false, "x-guidance": {"whitespace_flexible": false}});
+            "additionalProperties": false});
         let form = json!({"type": "json_schema", "json_schema": {"name": "form", "schema": schema}});
-        let body = ask("Fill in the form.", json!({"response_format": form, "max_tokens": 60}));
+        let body = ask("Fill in the form.", json!({"response_format": form, "max_tokens": 400}));
         let answer = fresh().chat(&body).await.ok().await;
-        let text = answer["choices"][0]["message"]["content"].as_str().unwrap().to_string();
-        let expected = format!(r#"{{"{}":1,"{}":2,"{}":3}}"#, names[0], names[1], names[2]);
-        assert_eq!(text, expected);
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let fields: serde_json::Map<_, _> = serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text:?}"));
+        assert_eq!(fields.keys().collect::<Vec<_>>(), names);
     }
 }
 
