@@ -168,6 +168,15 @@ impl Grammar {
         self.matcher.consume_token(id).map_err(|e| GrammarError::Step(short(&e.to_string())))
     }
 
+    /// The tokens that may come before the grammar begins to hold: all that do not end the answer.
+    pub fn before(&self) -> SimpleVob {
+        // Where the matcher has failed there are none, and the failure is told when it is asked for a mask.
+        let known = self.matcher.tok_env().map_or(0, |environment| environment.tok_trie().vocab_size());
+        let mut mask = SimpleVob::alloc_ones(known);
+        self.ends.iter().filter(|end| (**end as usize) < known).for_each(|end| mask.disallow_token(*end));
+        mask
+    }
+
     /// The tokens that may come next.
     pub fn mask(&mut self) -> Result<SimpleVob, GrammarError> {
         let mut mask = self.matcher.compute_mask_or_eos().map_err(|e| GrammarError::Step(short(&e.to_string())))?;
