@@ -100,6 +100,16 @@ async fn a_bias_forbids_a_token_and_one_that_does_not_exist_is_named() {
     let error = shared().answer(request(&biased)).await.error.unwrap();
     assert_eq!(error.code, code::INVALID_REQUEST);
     assert!(error.message.contains("4000000"), "{}", error.message);
+    // What no number is left of is the request's own fault.
+    let mut much = chat(FRANCE);
+    much.sampling.logit_bias.insert(plain.tokens[0].to_string(), 1e39);
+    let mut penalised = chat(FRANCE);
+    penalised.sampling.repetition_penalty = 1e300;
+    for (asked, what) in [(much, "logit_bias"), (penalised, "repetition_penalty")] {
+        let error = shared().answer(request(&asked)).await.error.unwrap();
+        assert_eq!((error.code.as_str(), error.retryable), (code::INVALID_REQUEST, false));
+        assert!(error.message.contains(what), "{}", error.message);
+    }
 }
 
 #[tokio::test]
