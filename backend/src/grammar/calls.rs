@@ -58,7 +58,8 @@ impl Spec {
                 // The arguments are a grammar of their own: references in their schema lead from its root.
                 for (i, function) in functions.iter().enumerate() {
                     let open = format!(r#"{{"name": {}, "{arguments}": "#, function["name"]);
-                    writeln!(rules, "f{i}: {} a{i} \"}}\"\na{i}: %json {}", Value::from(open), schema(function)).ok()?;
+                    writeln!(rules, "f{i}: {} a{i} \"}}\"\na{i}: %json {}", Value::from(open), schema(function))
+                        .ok()?;
                     start.push(format!("f{i}"));
                 }
                 match format.calls.as_ref()? {

@@ -210,8 +210,13 @@ impl Node {
     fn speech(&self, chat: &ChatRequest, prompt: &[u32]) -> Option<Speech> {
         let format = self.format?;
         let thinking = self.opened(prompt).is_some();
-        let tools = !chat.tools.is_empty() && !chat.tool_choice.is_none();
-        Some(Speech { parser: Parser::new(format, thinking, tools), nonce: rand::random() })
+        // An answer that has a form is that from its first character to its last.
+        let none = chat.tool_choice.is_none()
+            || !chat.response_format.is_text() && chat.tool_choice.required(&chat.tools).is_none();
+        let tools = if none { &[] } else { chat.tools.as_slice() };
+        let name = |tool: &serde_json::Value| tool["function"]["name"].as_str().map(str::to_owned);
+        let functions = tools.iter().filter_map(name).collect();
+        Some(Speech { parser: Parser::new(format, thinking, functions), nonce: rand::random() })
     }
 
     /// The grammar of the answer, and the token after which it begins to hold.
