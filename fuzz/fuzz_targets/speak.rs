@@ -2,6 +2,8 @@
 
 #![no_main]
 
+use std::sync::Arc;
+
 use libfuzzer_sys::fuzz_target;
 
 #[allow(dead_code, unused_imports)]
@@ -42,9 +44,10 @@ fuzz_target!(|data: &[u8]| {
     let Ok(text) = std::str::from_utf8(text) else { return };
     let template = TEMPLATES[usize::from(*choice >> 2) % TEMPLATES.len()];
     let format = Format::of(template).expect("each template has its format");
-    let (thinking, tools) = (choice & 1 != 0, choice & 2 != 0);
+    let thinking = choice & 1 != 0;
+    let functions: Arc<[String]> = if choice & 2 != 0 { ["f".to_owned()].into() } else { [].into() };
     let said = |size: usize| {
-        let (mut parser, mut out) = (Parser::new(format, thinking, tools), Vec::new());
+        let (mut parser, mut out) = (Parser::new(format, thinking, functions.clone()), Vec::new());
         let (mut begin, mut end) = (0, 0);
         while begin < text.len() {
             end = (end + size).min(text.len());
@@ -55,7 +58,9 @@ fuzz_target!(|data: &[u8]| {
             begin = end;
         }
         parser.finish(&mut out);
-        joined(out)
+        let called = parser.has_called();
+        assert!(!called || !functions.is_empty());
+        (joined(out), called)
     };
     assert_eq!(said(text.len().max(1)), said(usize::from(*step % 8) + 1));
 });

@@ -94,7 +94,7 @@ pub enum End {
 
 impl End {
     /// The outcome under which it is counted.
-    pub fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Finished(name) | Self::Failed(name) => name,
             Self::Cancelled => "cancelled",

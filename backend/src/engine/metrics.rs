@@ -1,10 +1,14 @@
 //! What is measured of the engine, under `littoral_node_*`.
 
-use crate::model::Part;
+use littoral_api::error::code;
+use littoral_proto::finish;
 use metrics::{
     Counter, Gauge, Histogram, Recorder, Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge,
     histogram, with_local_recorder,
 };
+
+use super::End;
+use crate::model::Part;
 
 /// Handles on the node's metrics. Times are seconds.
 pub struct Metrics {
@@ -45,17 +49,18 @@ pub struct Metrics {
 }
 
 /// Every way a request can end.
-const OUTCOMES: [&str; 10] = [
-    "stop",
-    "length",
-    "tool_calls",
-    "cancelled",
-    "invalid_request_error",
-    "context_length_exceeded",
-    "model_not_found",
-    "overloaded",
-    "deadline_exceeded",
-    "internal_error",
+const OUTCOMES: [&str; 11] = [
+    finish::STOP,
+    finish::LENGTH,
+    finish::TOOL_CALLS,
+    End::Cancelled.name(),
+    code::INVALID_REQUEST,
+    code::CONTEXT_LENGTH_EXCEEDED,
+    code::MODEL_NOT_FOUND,
+    code::OVERLOADED,
+    code::CANNOT_RESUME,
+    code::DEADLINE_EXCEEDED,
+    code::INTERNAL,
 ];
 
 /// Buckets of the histograms of times: 1 ms to a minute.

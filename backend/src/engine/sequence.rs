@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use littoral_proto::finish;
 use tokio::sync::oneshot;
+use toktrie::SimpleVob;
 
 use super::{job::Constraint, voice::Said, writer::RequestId};
 use crate::{
@@ -33,8 +34,8 @@ pub struct Sequence {
 
 /// How an answer is held to its grammar.
 enum Bound {
-    /// Not before this token.
-    After(Box<Constraint>),
+    /// Not before this token; what may come until then, which is no end: the answer has not begun.
+    After(Box<Constraint>, SimpleVob),
     /// The mask for the next token is computed, and those after drafts.
     Now(Pending),
     /// They are there.
@@ -70,7 +71,10 @@ impl Sequence {
         let lookup = speculate.map(Lookup::new);
         let bound = constraint.map(|c| match c.after {
             None => Bound::Now(masker.begin(c.grammar)),
-            Some(_) => Bound::After(Box::new(c)),
+            Some(_) => {
+                let before = c.grammar.before();
+                Bound::After(Box::new(c), before)
+            }
         });
         Self {
             request,
@@ -130,7 +134,7 @@ impl Sequence {
         // begins to hold.
         let behind = match &self.bound {
             None => drafts.len(),
-            Some(Bound::After(constraint)) => {
+            Some(Bound::After(constraint, _)) => {
                 drafts.iter().position(|id| constraint.after == Some(*id)).unwrap_or(drafts.len())
             }
             Some(Bound::Known(masks)) => (1..=drafts.len()).take_while(|i| masks.after_drafts(*i).is_some()).count(),
@@ -147,14 +151,13 @@ impl Sequence {
 
     /// The draws that are prepared, from `row` of the step's rows on.
     pub fn draws(&self, row: usize) -> impl Iterator<Item = Draw<'_>> {
-        let masks = match &self.bound {
-            Some(Bound::Known(masks)) => Some(masks),
-            _ => None,
+        let mask = |drafts| match &self.bound {
+            Some(Bound::Known(masks)) => masks.after_drafts(drafts),
+            Some(Bound::After(_, before)) => Some(before.as_slice()),
+            Some(Bound::Now(_)) | None => None,
         };
         let samplers = std::iter::once(&self.sampler).chain(&self.ahead);
-        samplers
-            .enumerate()
-            .map(move |(i, sampler)| sampler.draw(row + i, masks.and_then(|masks| masks.after_drafts(i))))
+        samplers.enumerate().map(move |(i, sampler)| sampler.draw(row + i, mask(i)))
     }
 
     /// Takes in what was drawn, as long as it is what was drafted: at least one token; the last may be the end. `drafts`
@@ -201,11 +204,11 @@ impl Sequence {
 
     /// Takes in a token of an answer whose grammar may begin to hold after it.
     fn unbound(&mut self, id: u32, masker: &Masker) -> Result<(), GrammarError> {
-        if let Some(Bound::After(constraint)) = &mut self.bound {
+        if let Some(Bound::After(constraint, _)) = &mut self.bound {
             constraint.accept(id)?;
         }
         self.bound = self.bound.take().map(|bound| match bound {
-            Bound::After(constraint) if constraint.after.is_none() => Bound::Now(masker.begin(constraint.grammar)),
+            Bound::After(constraint, _) if constraint.after.is_none() => Bound::Now(masker.begin(constraint.grammar)),
             bound => bound,
         });
         Ok(())

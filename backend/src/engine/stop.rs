@@ -33,6 +33,12 @@ impl StopMatcher {
         false
     }
 
+    /// Whether a stop string would be complete with this text.
+    pub fn would_stop(&self, text: &str) -> bool {
+        let text = self.held.clone() + text;
+        self.stops.iter().any(|stop| text.contains(stop))
+    }
+
     /// The end of the text: what is held back is no stop string any more.
     pub fn flush(&mut self, out: &mut String) {
         out.push_str(&self.held);

@@ -1,4 +1,4 @@
-//! One answer as the client sees it: tokens become text, and text ends at a stop string.
+//! One answer as the client sees it: tokens become text, reasoning and calls, and text ends at a stop string.
 
 use littoral_proto::{
     finish,
@@ -25,6 +25,8 @@ pub struct Voice {
     ahead: String,
     /// What the last token that was sent before says after its first delta.
     owed: Vec<Delta>,
+    /// A call was sent.
+    called: bool,
     end: Option<&'static str>,
 }
 
@@ -45,8 +47,18 @@ pub struct Said {
 
 impl Voice {
     pub fn new(choice: u32, spelling: Box<dyn Spelling>, stops: Vec<String>, speech: Option<Speech>) -> Self {
-        let (stop, ahead) = (StopMatcher::new(stops), String::new());
-        Self { choice, spelling, stop, speech, tokens: 0, reasoning: 0, ahead, owed: Vec::new(), end: None }
+        Self {
+            choice,
+            spelling,
+            stop: StopMatcher::new(stops),
+            speech,
+            tokens: 0,
+            reasoning: 0,
+            ahead: String::new(),
+            owed: Vec::new(),
+            called: false,
+            end: None,
+        }
     }
 
     /// Builds up again what the client already has, without saying it; of the last token it may have the first delta alone.
@@ -88,18 +100,16 @@ impl Voice {
         self.tokens += 1;
         self.reasoning += u32::from(self.speech.as_ref().is_some_and(|s| s.parser.is_reasoning()));
         let mut text = String::new();
-        let mut stopped = false;
         if end != Some(finish::STOP) {
-            stopped = self.spelling.push(picked.id).is_some_and(|piece| self.stop.push(&piece, &mut text));
+            text.extend(self.spelling.push(picked.id));
         }
-        if end.is_some() && !stopped {
-            stopped = self.spelling.finish().is_some_and(|piece| self.stop.push(&piece, &mut text));
-            if !stopped {
-                self.stop.flush(&mut text);
-            }
+        if end.is_some() {
+            text.extend(self.spelling.finish());
         }
+        let told = self.told_apart(text, end.is_some());
+        let (told, stopped) = self.cut(told, end.is_some());
         self.end = if stopped { Some(finish::STOP) } else { end };
-        let mut parts = self.parts(text).into_iter();
+        let mut parts = self.parts(told).into_iter();
         let first = Delta {
             choice: self.choice,
             index,
@@ -111,9 +121,55 @@ impl Voice {
         std::iter::once(first).chain(parts.map(more)).collect()
     }
 
-    /// The text's parts, without what the client has of them.
-    fn parts(&mut self, text: String) -> Vec<Part> {
-        let mut parts = self.told_apart(text);
+    /// Text, reasoning and calls. At the end of the answer, also what the parser held back.
+    fn told_apart(&mut self, text: String, over: bool) -> Vec<speak::Part> {
+        let Some(speech) = &mut self.speech else { return vec![speak::Part::Text(text)] };
+        let mut parts = Vec::new();
+        speech.parser.push(&text, &mut parts);
+        if over {
+            speech.parser.finish(&mut parts);
+        }
+        parts
+    }
+
+    /// What of it may be sent: all up to the first stop string in the answer's text, less what may become one. Whether that
+    /// came. Reasoning and calls are not looked at: a stop string in them would end an answer before it began, or a call
+    /// within its arguments.
+    fn cut(&mut self, parts: Vec<speak::Part>, over: bool) -> (Vec<speak::Part>, bool) {
+        let (mut sent, mut stopped) = (Vec::with_capacity(parts.len()), false);
+        for part in parts {
+            let mut text = String::new();
+            let other = match part {
+                speak::Part::Text(piece) => {
+                    stopped = self.stop.push(&piece, &mut text);
+                    None
+                }
+                other => {
+                    self.stop.flush(&mut text);
+                    Some(other)
+                }
+            };
+            sent.extend((!text.is_empty()).then_some(speak::Part::Text(text)));
+            sent.extend(other);
+            if stopped {
+                return (sent, true);
+            }
+        }
+        let mut text = String::new();
+        // A stop string of white space is not waited for until other text follows.
+        let space = self.speech.as_ref().map_or("", |speech| speech.parser.space());
+        if self.stop.would_stop(space) {
+            stopped = self.stop.push(space, &mut text);
+        } else if over {
+            self.stop.flush(&mut text);
+        }
+        sent.extend((!text.is_empty()).then_some(speak::Part::Text(text)));
+        (sent, stopped)
+    }
+
+    /// The parts as they are sent, without what the client has of them.
+    fn parts(&mut self, told: Vec<speak::Part>) -> Vec<Part> {
+        let mut parts = self.sent(told);
         for part in &mut parts {
             if self.ahead.is_empty() {
                 break;
@@ -132,23 +188,19 @@ impl Voice {
         parts
     }
 
-    /// Text, reasoning and calls. At the end of the answer, also what the parser held back.
-    fn told_apart(&mut self, text: String) -> Vec<Part> {
-        let Some(speech) = &mut self.speech else { return vec![Part::Text(text)] };
-        let mut parts = Vec::new();
-        speech.parser.push(&text, &mut parts);
-        if self.end.is_some() {
-            speech.parser.finish(&mut parts);
-        }
-        if self.end == Some(finish::STOP) && speech.parser.calls() > 0 {
+    fn sent(&mut self, told: Vec<speak::Part>) -> Vec<Part> {
+        let nonce = self.speech.as_ref().map_or(0, |speech| speech.nonce);
+        self.called |= told.iter().any(|part| matches!(part, speak::Part::Call { .. }));
+        let whole = |speech: &Speech| speech.parser.has_called();
+        if self.end == Some(finish::STOP) && self.called && self.speech.as_ref().is_some_and(whole) {
             self.end = Some(finish::TOOL_CALLS);
         }
         let fragment = |index, id, name, arguments| Part::ToolCall(ToolCallFragment { index, id, name, arguments });
-        let sent = parts.into_iter().map(|part| match part {
+        let sent = told.into_iter().map(|part| match part {
             speak::Part::Text(text) => Part::Text(text),
             speak::Part::Reasoning(text) => Part::Reasoning(text),
             speak::Part::Call { index, name } => {
-                fragment(index, format!("call_{:016x}_{index}", speech.nonce), name, String::new())
+                fragment(index, format!("call_{nonce:016x}_{index}"), name, String::new())
             }
             speak::Part::Arguments { index, json } => fragment(index, String::new(), String::new(), json),
         });
@@ -237,7 +289,7 @@ mod tests {
 
     fn speech(thinking: bool) -> Option<Speech> {
         let format = Format::of("<tool_call>").unwrap();
-        Some(Speech { parser: Parser::new(format, thinking, true), nonce: 0 })
+        Some(Speech { parser: Parser::new(format, thinking, ["f".to_string()].into()), nonce: 0 })
     }
 
     #[test]
@@ -268,6 +320,55 @@ mod tests {
             lengths.push(said.len());
         }
         assert!(lengths.iter().any(|length| *length > 1), "{lengths:?}");
+    }
+
+    /// All that is said of the words, calls as `[name](arguments)` and reasoning in braces; and how it ends, the end of the
+    /// words being the model's.
+    fn whole(words: &'static [&'static str], stops: &[&str], speech: Option<Speech>) -> (String, &'static str) {
+        let stops = stops.iter().map(|stop| stop.to_string()).collect();
+        let mut voice = Voice::new(0, Box::new(Words(words)), stops, speech);
+        let mut said = String::new();
+        for id in 0..=words.len() {
+            let end = (id == words.len()).then_some(finish::STOP);
+            for delta in voice.say(Said { picked: Picked { id: id as u32, logprobs: None }, end }) {
+                match delta.part {
+                    Some(Part::Text(text)) => said.push_str(&text),
+                    Some(Part::Reasoning(text)) => said.push_str(&format!("{{{text}}}")),
+                    Some(Part::ToolCall(call)) if !call.name.is_empty() => said.push_str(&format!("[{}]", call.name)),
+                    Some(Part::ToolCall(call)) => said.push_str(&format!("({})", call.arguments)),
+                    None => {}
+                }
+            }
+            if let Some(end) = voice.end() {
+                return (said, end);
+            }
+        }
+        unreachable!("the last word is the end")
+    }
+
+    #[test]
+    fn stop_strings_end_the_text_and_neither_reasoning_nor_calls() {
+        let stops = ["\n", "345"];
+        let said = |words, thinking| whole(words, &stops, speech(thinking));
+        let call =
+            &["Ok", "<tool_call>\n", r#"{"name": "f", "arguments": "#, r#"{"x": 12345}}"#, "\n</tool_call>", "\na"];
+        assert_eq!(said(&call[..5], false), (r#"Ok[f]({"x": 12345})"#.into(), "tool_calls"));
+        // White space that leads to a call is none of the text; that in the text need not wait for what follows.
+        assert_eq!(said(call, false), (r#"Ok[f]({"x": 12345})a"#.into(), "tool_calls"));
+        assert_eq!(said(&["one", "\n", "two"], false), ("one".into(), "stop"));
+        assert_eq!(said(&["one 34", "5 two", "<tool_call>"], false), ("one ".into(), "stop"));
+        assert_eq!(said(&["hm\n345", "</think>\n\none", "\n", "two"], true), ("{hm\n345}one".into(), "stop"));
+        assert_eq!(said(&["one 3", "<tool_call>", r#"{"name": "f"}"#], false), ("one 3[f]({})".into(), "tool_calls"));
+        assert_eq!(whole(&["one", "\n", "two"], &["\n"], None), ("one".into(), "stop"));
+    }
+
+    #[test]
+    fn only_a_call_that_is_whole_is_how_an_answer_ends() {
+        let cut = &["<tool_call>", r#"{"name": "f", "arguments": {"x": 12"#];
+        assert_eq!(whole(cut, &[], speech(false)), (r#"[f]({"x": 12)"#.into(), "stop"));
+        let open = &["<tool_call>", r#"{"name": "f", "arguments": {"x": 12}"#, "\n</tool_call>"];
+        assert_eq!(whole(open, &[], speech(false)).1, "tool_calls");
+        assert_eq!(whole(&["Ok <tool_call>", "none"], &[], speech(false)), ("Ok <tool_call>none".into(), "stop"));
     }
 
     #[test]

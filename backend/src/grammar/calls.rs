@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::{GrammarError, Spec, bounds};
+use super::{GrammarError, Spec, bounds, laid_out};
 use crate::speak::{Calls, Format};
 
 impl Spec {
@@ -31,9 +31,11 @@ impl Spec {
             Some(id) => format!("<[{id}]>"),
             None => Value::from(text).to_string(),
         };
-        let schema = |function: &Value| match &function["parameters"] {
-            Value::Null => json!({"type": "object"}),
-            schema => schema.clone(),
+        let schema = |function: &Value| {
+            laid_out(match &function["parameters"] {
+                Value::Null => json!({"type": "object"}),
+                schema => schema.clone(),
+            })
         };
         let (mut rules, mut start) = (String::new(), Vec::new());
         let (before, after) = match format.calls.as_ref()? {
@@ -53,20 +55,11 @@ impl Spec {
                 (open, format!("{close} {}", literal(&section[1])))
             }
             Calls::Tagged { arguments, .. } | Calls::Bare { arguments, .. } => {
+                // The arguments are a grammar of their own: references in their schema lead from its root.
                 for (i, function) in functions.iter().enumerate() {
-                    let mut object = json!({
-                        "type": "object",
-                        "properties": { "name": { "const": function["name"] }, arguments.as_str(): schema(function) },
-                        "required": ["name", arguments],
-                        "additionalProperties": false,
-                    });
-                    // References lead from the root.
-                    for definitions in ["$defs", "definitions"] {
-                        if let Some(named) = function["parameters"].get(definitions) {
-                            object[definitions] = named.clone();
-                        }
-                    }
-                    writeln!(rules, "f{i}: %json {object}").ok()?;
+                    let open = format!(r#"{{"name": {}, "{arguments}": "#, function["name"]);
+                    writeln!(rules, "f{i}: {} a{i} \"}}\"\na{i}: %json {}", Value::from(open), schema(function))
+                        .ok()?;
                     start.push(format!("f{i}"));
                 }
                 match format.calls.as_ref()? {

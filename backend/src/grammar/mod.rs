@@ -15,6 +15,7 @@ use llguidance::{
     Matcher, ParserFactory,
     api::{ParserLimits, TopLevelGrammar},
 };
+use serde_json::{Value, json};
 use toktrie::{ApproximateTokEnv, SimpleVob, TokRxInfo, TokTrie};
 
 pub use masker::{Masker, Masks, Pending};
@@ -28,6 +29,8 @@ const STEP_FUEL: u64 = 70_000;
 const STEP_ITEMS: usize = 20_000;
 /// Lexer states of one grammar, 1 to 2 KiB each.
 const STATES: usize = 20_000;
+/// White space between two parts of a JSON value: a blank or some, or a new line and what the next one is indented by.
+const WHITE_SPACE: &str = r"[ \t]{1,32}|\r?\n[ \t]{0,32}";
 /// Symbols of one grammar.
 const SYMBOLS: usize = 200_000;
 
@@ -72,7 +75,7 @@ pub struct Grammar {
 
 impl Spec {
     /// The grammar of a JSON schema, if it is not one that would take too long to compile.
-    pub fn json_schema(schema: &serde_json::Value) -> Result<Self, GrammarError> {
+    pub fn json_schema(schema: &Value) -> Result<Self, GrammarError> {
         bounds::check(schema).map_err(GrammarError::Compile)?;
         Ok(Self::JsonSchema(schema.to_string()))
     }
@@ -122,9 +125,10 @@ impl Grammars {
         let told = |e: anyhow::Error| GrammarError::Compile(kind(&format!("{e:#}")));
         let factory = self.factory.get_or_init(|| self.factory()).as_ref();
         let factory = factory.map_err(|e| GrammarError::Compile(e.clone()))?;
+        let json = |schema| Ok(TopLevelGrammar::from_json_schema(laid_out(schema)));
         let grammar = match spec {
-            Spec::JsonObject => TopLevelGrammar::from_tagged_str("json_object", ""),
-            Spec::JsonSchema(schema) => TopLevelGrammar::from_tagged_str("json_schema", schema),
+            Spec::JsonObject => json(json!({"type": "object"})),
+            Spec::JsonSchema(schema) => serde_json::from_str(schema).map_err(anyhow::Error::from).and_then(json),
             Spec::Regex(regex) => TopLevelGrammar::from_tagged_str("regex", regex),
             Spec::Lark(lark) => TopLevelGrammar::from_tagged_str("lark", lark),
         };
@@ -168,6 +172,15 @@ impl Grammar {
         self.matcher.consume_token(id).map_err(|e| GrammarError::Step(short(&e.to_string())))
     }
 
+    /// The tokens that may come before the grammar begins to hold: all that do not end the answer.
+    pub fn before(&self) -> SimpleVob {
+        // Where the matcher has failed there are none, and the failure is told when it is asked for a mask.
+        let known = self.matcher.tok_env().map_or(0, |environment| environment.tok_trie().vocab_size());
+        let mut mask = SimpleVob::alloc_ones(known);
+        self.ends.iter().filter(|end| (**end as usize) < known).for_each(|end| mask.disallow_token(*end));
+        mask
+    }
+
     /// The tokens that may come next.
     pub fn mask(&mut self) -> Result<SimpleVob, GrammarError> {
         let mut mask = self.matcher.compute_mask_or_eos().map_err(|e| GrammarError::Step(short(&e.to_string())))?;
@@ -177,6 +190,16 @@ impl Grammar {
         }
         Ok(mask)
     }
+}
+
+/// A schema whose values may be laid out as people and `json.dumps` do. Anything more is of no use to anybody, and a model
+/// that has begun to write white space may find no end of it.
+fn laid_out(schema: Value) -> Value {
+    let mut schema = if schema == Value::Bool(true) { json!({}) } else { schema };
+    if let Value::Object(map) = &mut schema {
+        map.insert("x-guidance".into(), json!({ "whitespace_pattern": WHITE_SPACE }));
+    }
+    schema
 }
 
 /// The library's words for whoever wrote the grammar.

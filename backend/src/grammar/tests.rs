@@ -54,6 +54,25 @@ fn a_token_of_several_bytes_is_allowed_where_all_of_it_fits() {
 }
 
 #[test]
+fn white_space_in_json_is_what_people_lay_values_out_with() {
+    let grammars = grammars();
+    let value = serde_json::json!({"a": [1, {"b": {"c": [true, null], "d": {}}}], "e": "\n\n\n"});
+    let schema = Spec::json_schema(&serde_json::json!({"properties": {"a": {"type": "array"}}})).unwrap();
+    let anything = Spec::json_schema(&Value::Bool(true)).unwrap();
+    for spec in [Spec::JsonObject, schema, anything] {
+        let takes = |text: &str| takes(&mut grammars.get(&spec).unwrap(), text);
+        let pretty = serde_json::to_string_pretty(&value).unwrap();
+        let wide = pretty.replace("  ", "    ").replace('\n', "\r\n");
+        for text in [&value.to_string(), &pretty, &wide, &pretty.replace("  ", "\t"), r#"{ "a" : [ 1, 2 ] }"#] {
+            assert_eq!(takes(text), Ok(true), "{spec:?} {text}");
+        }
+        for text in ["\n\n{}", "{\n\n\"a\": []}", "{\"a\": \n\n[]}", &format!("{{{}}}", " ".repeat(33))] {
+            assert!(takes(text).is_err(), "{spec:?} {text:?}");
+        }
+    }
+}
+
+#[test]
 fn what_cannot_be_compiled_is_an_error_and_quickly() {
     let grammars = grammars();
     let began = std::time::Instant::now();
@@ -140,6 +159,27 @@ fn a_call_that_must_be_made_is_written_in_the_models_own_format() {
     let spec = Spec::call(hermes, &[&trip], &|_| None).unwrap().unwrap();
     let call = call.replace("weather", "trip").replace("city", "to");
     assert_eq!(takes(&mut grammars.get(&spec).unwrap(), &call), Ok(true));
+    // References lead from the root of the parameters, whatever stands around them.
+    for (parameters, arguments) in [
+        (serde_json::json!({"$ref": "#/$defs/all", "$defs": {"all": {"const": {"to": 1}}}}), r#"{"to":1}"#),
+        (
+            serde_json::json!({"type": "object", "properties": {"a": {"const": 7}, "b": {"$ref": "#/properties/a"}}, "required": ["a", "b"]}),
+            r#"{"a": 7, "b": 7}"#,
+        ),
+        (
+            serde_json::json!({"type": "object", "properties": {"v": {"const": 1}, "next": {"$ref": "#"}}, "required": ["v"], "additionalProperties": false}),
+            r#"{"v": 1, "next": {"v": 1}}"#,
+        ),
+    ] {
+        let function = serde_json::json!({"name": "f", "parameters": parameters});
+        for (format, key, open, close) in
+            [("<tool_call>", "arguments", "<tool_call>\n", "\n</tool_call>"), ("<|python_tag|>", "parameters", "", "")]
+        {
+            let spec = Spec::call(Format::of(format).unwrap(), &[&function], &|_| None).unwrap().unwrap();
+            let call = format!(r#"{open}{{"name": "f", "{key}": {arguments}}}{close}"#);
+            assert_eq!(takes(&mut grammars.get(&spec).unwrap(), &call), Ok(true), "{call}");
+        }
+    }
     let deepseek = Format::of("<｜tool▁calls▁begin｜>```json").unwrap();
     let spec = Spec::call(deepseek, &[&weather], &|mark| (mark == "<｜tool▁sep｜>").then_some(262)).unwrap().unwrap();
     let mut grammar = grammars.get(&spec).unwrap();

@@ -22,6 +22,11 @@ use crate::{
     text::{ChatTemplate, Detokenizer, Prompt, Tokenizer},
 };
 
+/// The API's bounds, which edges hold requests to, for those that come without one: with more a logit may be no number any
+/// more.
+const MOST_BIAS: f64 = 100.0;
+const MOST_PENALTY: f64 = 2.0;
+
 /// A loaded model behind its engine.
 pub struct Node {
     /// How this node is called in `started`, in logs and in the fleet.
@@ -205,8 +210,13 @@ impl Node {
     fn speech(&self, chat: &ChatRequest, prompt: &[u32]) -> Option<Speech> {
         let format = self.format?;
         let thinking = self.opened(prompt).is_some();
-        let tools = !chat.tools.is_empty() && !chat.tool_choice.is_none();
-        Some(Speech { parser: Parser::new(format, thinking, tools), nonce: rand::random() })
+        // An answer that has a form is that from its first character to its last.
+        let none = chat.tool_choice.is_none()
+            || !chat.response_format.is_text() && chat.tool_choice.required(&chat.tools).is_none();
+        let tools = if none { &[] } else { chat.tools.as_slice() };
+        let name = |tool: &serde_json::Value| tool["function"]["name"].as_str().map(str::to_owned);
+        let functions = tools.iter().filter_map(name).collect();
+        Some(Speech { parser: Parser::new(format, thinking, functions), nonce: rand::random() })
     }
 
     /// The grammar of the answer, and the token after which it begins to hold.
@@ -277,7 +287,19 @@ impl Node {
         for (id, bias) in &asked.logit_bias {
             let known = id.parse::<u32>().ok().filter(|id| (*id as usize) < self.info.vocab);
             let unknown = || format!("logit_bias names token {id}; the vocabulary has {} tokens", self.info.vocab);
+            if !(-MOST_BIAS..=MOST_BIAS).contains(bias) {
+                return Err(format!("'logit_bias' of token {id} must be -{MOST_BIAS}..{MOST_BIAS}, not {bias}"));
+            }
             logit_bias.push((known.ok_or_else(unknown)?, *bias as f32));
+        }
+        for (name, penalty) in [
+            ("repetition_penalty", asked.repetition_penalty),
+            ("frequency_penalty", asked.frequency_penalty),
+            ("presence_penalty", asked.presence_penalty),
+        ] {
+            if penalty.abs() > MOST_PENALTY {
+                return Err(format!("'{name}' must be {MOST_PENALTY} or less, not {penalty}"));
+            }
         }
         let how = Sampling {
             seed: seed.or(chat.seed).unwrap_or_else(rand::random),

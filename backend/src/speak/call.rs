@@ -1,5 +1,7 @@
 //! A call written as a JSON object, `{"name": ..., "arguments": {...}}`, read while it comes.
 
+use std::sync::Arc;
+
 /// Where the next character stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -29,6 +31,8 @@ pub struct Object {
     value: String,
     /// The key that holds the arguments.
     arguments: String,
+    /// The functions that may be named; None where any may.
+    functions: Option<Arc<[String]>>,
     named: bool,
     /// Arguments that came before the name.
     early: String,
@@ -38,7 +42,7 @@ pub struct Object {
 }
 
 impl Object {
-    pub fn new(arguments: &str) -> Self {
+    pub fn new(arguments: &str, functions: Option<Arc<[String]>>) -> Self {
         Self {
             place: Place::Before,
             depth: 0,
@@ -47,6 +51,7 @@ impl Object {
             key: String::new(),
             value: String::new(),
             arguments: arguments.into(),
+            functions,
             named: false,
             early: String::new(),
             raw: String::new(),
@@ -54,9 +59,8 @@ impl Object {
         }
     }
 
-    /// Takes a character in.
-    pub fn push(&mut self, c: char, out: &mut Vec<Read>) {
-        self.raw.push(c);
+    /// Takes a character in; false for one that is none of the object, which ends before it.
+    pub fn push(&mut self, c: char, out: &mut Vec<Read>) -> bool {
         match self.place {
             Place::Before if c == '{' => self.place = Place::Key,
             Place::Key if self.string => self.key(c),
@@ -70,10 +74,25 @@ impl Object {
                 self.value.clear();
                 self.place = Place::Value;
             }
+            Place::Value if self.is_foreign(c) => {
+                self.settle(out);
+                self.broken = true;
+            }
             Place::Value => self.value(c, out),
             _ if c.is_whitespace() => {}
             _ => self.broken = true,
         }
+        if !self.broken {
+            self.raw.push(c);
+        }
+        !self.broken
+    }
+
+    /// Whether a character cannot be part of a value: a tag in place of a brace, or anything but a comma or a brace after
+    /// the value's end.
+    fn is_foreign(&self, c: char) -> bool {
+        let over = self.depth == 0 && self.value.ends_with(['}', ']', '"']);
+        !self.string && (c == '<' || over && !matches!(c, ',' | '}') && !c.is_whitespace())
     }
 
     fn key(&mut self, c: char) {
@@ -133,7 +152,8 @@ impl Object {
     fn settle(&mut self, out: &mut Vec<Read>) {
         let value = std::mem::take(&mut self.value);
         if self.key == "name" && !self.named {
-            let Ok(name) = serde_json::from_str::<String>(&value) else {
+            let known = |name: &String| self.functions.as_ref().is_none_or(|functions| functions.contains(name));
+            let Some(name) = serde_json::from_str::<String>(&value).ok().filter(known) else {
                 self.broken = true;
                 return;
             };
@@ -146,24 +166,23 @@ impl Object {
         } else if self.key == self.arguments && !value.starts_with('{') {
             // Some models write the object as a string.
             let json = serde_json::from_str::<String>(&value).unwrap_or(value);
-            self.argue(&json, out);
+            if !matches!(json.trim(), "" | "null") {
+                self.argue(&json, out);
+            }
         }
     }
 
-    /// The object is complete.
+    /// The object is complete, or what came next is none of it.
     pub fn is_over(&self) -> bool {
-        self.place == Place::After
+        self.broken || self.place == Place::After
     }
 
-    /// It is complete and no call, or no object at all.
-    pub fn is_no_call(&self) -> bool {
-        !self.named && (self.broken || self.is_over())
-    }
-
+    /// It has said whose call it is.
     pub fn is_named(&self) -> bool {
         self.named
     }
 
+    /// All of it so far, as it was written.
     pub fn raw(&self) -> &str {
         &self.raw
     }

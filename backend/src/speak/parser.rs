@@ -1,5 +1,9 @@
 //! Takes one answer apart.
 
+use std::sync::Arc;
+
+use serde::de::IgnoredAny;
+
 use super::{
     Part,
     call::{Object, Read},
@@ -38,10 +42,12 @@ enum State {
 #[derive(Debug)]
 pub struct Parser {
     format: &'static Format,
-    /// Whether calls are looked for: not when the request names no tools.
-    tools: bool,
+    /// What may be called; where that is nothing, no calls are looked for.
+    functions: Arc<[String]>,
     state: State,
     buffer: String,
+    /// The mark that opened calls and what followed it, until a function is named: without one it is all text.
+    mark: String,
     /// White space that is said only if something follows.
     space: String,
     /// Nothing of this stretch of reasoning or text was said yet: leading white space is none of it.
@@ -49,14 +55,26 @@ pub struct Parser {
     /// Whether something was said as text.
     spoken: bool,
     calls: u32,
+    /// Of the last call, so far.
+    arguments: String,
 }
 
 impl Parser {
-    /// `thinking`: the prompt has opened the reasoning.
-    pub fn new(format: &'static Format, thinking: bool, tools: bool) -> Self {
-        let state = if thinking { State::Reasoning } else { State::Content };
-        let (buffer, space) = (String::new(), String::new());
-        Self { format, tools, state, buffer, space, fresh: thinking, spoken: false, calls: 0 }
+    /// `thinking`: the prompt has opened the reasoning. `functions`: the names of those that may be called; none where no
+    /// calls are to be looked for.
+    pub fn new(format: &'static Format, thinking: bool, functions: Arc<[String]>) -> Self {
+        Self {
+            format,
+            functions,
+            state: if thinking { State::Reasoning } else { State::Content },
+            buffer: String::new(),
+            mark: String::new(),
+            space: String::new(),
+            fresh: thinking,
+            spoken: false,
+            calls: 0,
+            arguments: String::new(),
+        }
     }
 
     pub fn is_reasoning(&self) -> bool {
@@ -68,9 +86,14 @@ impl Parser {
         matches!(self.state, State::Content)
     }
 
-    /// Calls that have begun.
-    pub fn calls(&self) -> u32 {
-        self.calls
+    /// Whether calls were made, the last of them with arguments that are whole.
+    pub fn has_called(&self) -> bool {
+        self.calls > 0 && serde_json::from_str::<IgnoredAny>(&self.arguments).is_ok()
+    }
+
+    /// White space at the text's end so far: said before any other text that follows.
+    pub fn space(&self) -> &str {
+        if self.spoken && self.is_content() { &self.space } else { "" }
     }
 
     /// Takes more text in.
@@ -83,22 +106,29 @@ impl Parser {
     pub fn finish(&mut self, out: &mut Vec<Part>) {
         let rest = std::mem::take(&mut self.buffer);
         match &self.state {
-            State::Content if !rest.is_empty() || !self.fresh => {
-                self.text(&rest, out);
-                let space = std::mem::take(&mut self.space);
-                if self.spoken && !space.is_empty() {
-                    out.push(Part::Text(space));
-                }
-            }
+            State::Content => self.text(&rest, out),
             State::Reasoning => self.reason(&rest, out),
             State::Arguments => self.argue(rest, out),
-            // Without a mark before it, an object that never said whose call it is was the answer's text.
-            State::Object(object) if !object.is_named() && matches!(self.format.calls, Some(Calls::Bare { .. })) => {
-                let raw = std::mem::take(&mut self.space) + object.raw();
-                self.say(raw, out);
+            State::Section | State::Name if !self.mark.is_empty() => {
+                self.mark.push_str(&rest);
+                self.no_call(out);
+            }
+            State::Object(object) if !object.is_named() => {
+                self.mark.push_str(object.raw());
+                self.no_call(out);
             }
             _ => {}
         }
+        let space = self.space().to_owned();
+        self.space.clear();
+        self.say(space, out);
+    }
+
+    /// What seemed to be calls is text, said as it was written.
+    fn no_call(&mut self, out: &mut Vec<Part>) {
+        (self.state, self.fresh) = (State::Content, false);
+        let mark = std::mem::take(&mut self.mark);
+        self.text(&mark, out);
     }
 
     /// One transition; false when more text is needed.
@@ -125,8 +155,15 @@ impl Parser {
                 else {
                     return false;
                 };
-                match self.until(&[&call[0], &section[1]]).1 {
+                let (text, found) = self.until(&[&call[0], &section[1]]);
+                let open = !self.mark.is_empty();
+                if open {
+                    let mark = found.map_or("", |which| [call[0].as_str(), &section[1]][which]);
+                    self.mark.extend([&text, mark]);
+                }
+                match found {
                     Some(0) => self.state = State::Name,
+                    Some(_) if open => self.no_call(out),
                     Some(_) => self.enter(State::Content),
                     None => return false,
                 }
@@ -138,6 +175,7 @@ impl Parser {
                 let (json, over) = self.until(&[&call[1]]);
                 self.argue(json, out);
                 if over.is_some() {
+                    self.without_arguments(out);
                     self.state = State::Section;
                 }
                 over.is_some()
@@ -189,7 +227,7 @@ impl Parser {
     /// Text, up to what opens reasoning or calls.
     fn content(&mut self, out: &mut Vec<Part>) -> bool {
         let think = self.format.think.as_ref().filter(|_| !self.spoken).map_or("", |[open, _]| open);
-        let calls = self.format.calls.as_ref().filter(|_| self.tools);
+        let calls = self.format.calls.as_ref().filter(|_| !self.functions.is_empty());
         let open = match calls {
             None => "",
             Some(Calls::Named { section, .. } | Calls::Elements { section, .. }) => &section[0],
@@ -204,7 +242,7 @@ impl Parser {
             if !self.fresh {
                 self.space.push_str(&blank);
             }
-            self.state = State::Object(Object::new(arguments));
+            self.state = self.opened(arguments);
             return true;
         }
         let (mut text, found) = self.until(&[think, open]);
@@ -219,15 +257,21 @@ impl Parser {
             (None, _) => return false,
             (Some(0), _) => self.enter(State::Reasoning),
             (Some(_), Some(Calls::Tagged { arguments, .. } | Calls::Bare { arguments, .. })) => {
-                self.space.clear();
-                self.state = State::Object(Object::new(arguments));
+                self.mark = open.into();
+                self.state = self.opened(arguments);
             }
             (Some(_), _) => {
-                self.space.clear();
+                self.mark = open.into();
                 self.state = State::Section;
             }
         }
         true
+    }
+
+    /// An object that may be a call. Without tags around it, it is one only if it names what may be called.
+    fn opened(&self, arguments: &str) -> State {
+        let bare = matches!(self.format.calls, Some(Calls::Bare { .. }));
+        State::Object(Object::new(arguments, bare.then(|| self.functions.clone())))
     }
 
     fn name(&mut self, out: &mut Vec<Part>) -> bool {
@@ -251,33 +295,30 @@ impl Parser {
         let State::Object(object) = &mut self.state else { return false };
         let (mut taken, mut read) = (0, Vec::new());
         for c in self.buffer.chars() {
-            if object.is_over() || object.is_no_call() {
+            if object.is_over() || !object.push(c, &mut read) {
                 break;
             }
-            object.push(c, &mut read);
             taken += c.len_utf8();
         }
-        let (over, no_call) = (object.is_over(), object.is_no_call());
-        let raw = if no_call { object.raw().to_owned() } else { String::new() };
+        let (over, named) = (object.is_over(), object.is_named());
+        if over && !named {
+            self.mark.push_str(object.raw());
+        }
         self.buffer.drain(..taken);
         for part in read {
             match part {
-                Read::Name(name) => {
-                    self.space.clear();
-                    self.call(name, out);
-                }
+                Read::Name(name) => self.call(name, out),
                 Read::Arguments(json) => self.argue(json, out),
             }
         }
-        if no_call {
-            // Said as it was written; nothing after it is taken for a call.
-            let said = std::mem::take(&mut self.space) + &raw;
-            self.say(said, out);
-            (self.state, self.fresh) = (State::Content, false);
-        } else if over {
+        if over && named {
+            self.without_arguments(out);
             self.state = State::Closing;
+        } else if over {
+            // Nothing after it is taken for a call where marks are not needed.
+            self.no_call(out);
         }
-        over || no_call
+        over
     }
 
     fn closing(&mut self) -> bool {
@@ -293,7 +334,7 @@ impl Parser {
                 let skipped = self.buffer.find(|c: char| !c.is_whitespace() && c != ';');
                 self.buffer.drain(..skipped.unwrap_or(self.buffer.len()));
                 if self.buffer.starts_with('{') {
-                    self.state = State::Object(Object::new(arguments));
+                    self.state = self.opened(arguments);
                 } else if !self.buffer.is_empty() {
                     self.enter(State::Content);
                     self.spoken = true;
@@ -358,12 +399,23 @@ impl Parser {
     }
 
     fn call(&mut self, name: String, out: &mut Vec<Part>) {
+        self.space.clear();
+        self.mark.clear();
+        self.arguments.clear();
         out.push(Part::Call { index: self.calls, name });
         self.calls += 1;
     }
 
+    /// A call is over: where it gave no arguments, it has none.
+    fn without_arguments(&mut self, out: &mut Vec<Part>) {
+        if self.arguments.trim().is_empty() {
+            self.argue("{}".into(), out);
+        }
+    }
+
     fn argue(&mut self, text: String, out: &mut Vec<Part>) {
         let index = self.calls.saturating_sub(1);
+        self.arguments.push_str(&text);
         match out.last_mut() {
             _ if text.is_empty() => {}
             Some(Part::Arguments { index: i, json }) if *i == index => json.push_str(&text),

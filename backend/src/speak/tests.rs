@@ -1,6 +1,6 @@
 //! The recorded cases of every format: whole, and cut at every byte.
 
-use super::*;
+use super::{format::Case, *};
 
 #[derive(Debug, Default, PartialEq)]
 struct Meant {
@@ -9,8 +9,13 @@ struct Meant {
     calls: Vec<(String, String)>,
 }
 
-fn parse(format: &'static Format, thinking: bool, pieces: &[&str]) -> Meant {
-    let mut parser = Parser::new(format, thinking, true);
+fn parser(format: &'static Format, thinking: bool, functions: &[&str]) -> Parser {
+    Parser::new(format, thinking, functions.iter().map(|name| name.to_string()).collect())
+}
+
+fn parse(format: &'static Format, case: &Case, pieces: &[&str]) -> Meant {
+    let functions: Vec<&str> = case.calls.iter().map(|(name, _)| name.as_str()).chain(["other"]).collect();
+    let mut parser = parser(format, case.thinking, &functions);
     let mut parts = Vec::new();
     for piece in pieces {
         // A list of its own for each piece, as each goes to the client on its own.
@@ -45,7 +50,7 @@ fn every_case_means_the_same_whole_and_cut_at_every_byte() {
             let expected =
                 Meant { reasoning: case.reasoning.clone(), content: case.content.clone(), calls: case.calls.clone() };
             let said = case.said.as_str();
-            let told = |pieces: &[&str]| parse(format, case.thinking, pieces);
+            let told = |pieces: &[&str]| parse(format, case, pieces);
             assert_eq!(told(&[said]), expected, "{}: {said}", format.name);
             for cut in (0..said.len()).filter(|cut| said.is_char_boundary(*cut)) {
                 assert_eq!(told(&[&said[..cut], &said[cut..]]), expected, "{} cut at {cut}: {said}", format.name);
@@ -69,7 +74,7 @@ fn every_case_means_the_same_whole_and_cut_at_every_byte() {
 #[test]
 fn arguments_stream_while_they_come() {
     let hermes = Format::all().iter().find(|f| f.name == "hermes").unwrap();
-    let mut parser = Parser::new(hermes, false, true);
+    let mut parser = parser(hermes, false, &["f"]);
     let mut out = Vec::new();
     parser.push("<tool_call>{\"name\": \"f\", \"arguments\": {\"x\": \"long", &mut out);
     let json = "{\"x\": \"long".to_string();
@@ -81,7 +86,7 @@ fn reasoning_opens_at_the_beginning_alone_however_the_text_is_cut() {
     let hermes = Format::all().iter().find(|f| f.name == "hermes").unwrap();
     let said = "See <think>here</think>.";
     for size in 1..=said.len() {
-        let (mut parser, mut out) = (Parser::new(hermes, false, true), Vec::new());
+        let (mut parser, mut out) = (parser(hermes, false, &["f"]), Vec::new());
         for piece in said.as_bytes().chunks(size) {
             parser.push(std::str::from_utf8(piece).unwrap(), &mut out);
         }
@@ -95,7 +100,7 @@ fn an_object_that_is_no_call_is_said_as_it_was_written() {
     let bare = Format::all().iter().find(|f| f.name == "llama3").unwrap();
     let said = " { so it goes } on";
     for size in 1..=said.len() {
-        let (mut parser, mut out) = (Parser::new(bare, false, true), Vec::new());
+        let (mut parser, mut out) = (parser(bare, false, &["f"]), Vec::new());
         for piece in said.as_bytes().chunks(size) {
             parser.push(std::str::from_utf8(piece).unwrap(), &mut out);
         }
@@ -109,7 +114,7 @@ fn an_object_that_is_no_call_is_said_as_it_was_written() {
 #[test]
 fn without_tools_nothing_is_taken_for_a_call() {
     let hermes = Format::all().iter().find(|f| f.name == "hermes").unwrap();
-    let mut parser = Parser::new(hermes, false, false);
+    let mut parser = parser(hermes, false, &[]);
     let (mut out, said) = (Vec::new(), "See <tool_call>{}</tool_call>.");
     parser.push(said, &mut out);
     parser.finish(&mut out);

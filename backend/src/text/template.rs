@@ -113,9 +113,10 @@ impl ChatTemplate {
         Ok(compiled)
     }
 
-    /// The template that is taken where there are several.
+    /// What it is written in: the templates that are taken, with tools and without, one after the other.
     pub fn source(&self) -> String {
-        self.environment.get_template(DEFAULT).map(|template| template.source().to_owned()).unwrap_or_default()
+        let source = |name| Some(self.environment.get_template(name).ok()?.source().to_owned());
+        [DEFAULT, TOOL_USE].into_iter().filter_map(source).collect::<Vec<_>>().join("\n")
     }
 
     /// The prompt's text, ready for the model's answer.

@@ -7,7 +7,7 @@ use littoral_proto::{
     v1::{GenerateRequest, delta::Part, event::Kind},
 };
 
-use crate::support::{Node, chat, collect, request, shared};
+use crate::support::{Node, calling, chat, collect, request, shared};
 
 const FRANCE: &str = "What is the capital of France? Answer in one sentence.";
 
@@ -100,6 +100,16 @@ async fn a_bias_forbids_a_token_and_one_that_does_not_exist_is_named() {
     let error = shared().answer(request(&biased)).await.error.unwrap();
     assert_eq!(error.code, code::INVALID_REQUEST);
     assert!(error.message.contains("4000000"), "{}", error.message);
+    // What no number is left of is the request's own fault.
+    let mut much = chat(FRANCE);
+    much.sampling.logit_bias.insert(plain.tokens[0].to_string(), 1e39);
+    let mut penalised = chat(FRANCE);
+    penalised.sampling.repetition_penalty = 1e300;
+    for (asked, what) in [(much, "logit_bias"), (penalised, "repetition_penalty")] {
+        let error = shared().answer(request(&asked)).await.error.unwrap();
+        assert_eq!((error.code.as_str(), error.retryable), (code::INVALID_REQUEST, false));
+        assert!(error.message.contains(what), "{}", error.message);
+    }
 }
 
 #[tokio::test]
@@ -147,6 +157,42 @@ async fn tools_are_refused_by_a_model_that_knows_none() {
     let mut asked = chat(FRANCE);
     asked.tools = vec![serde_json::json!({"type": "function", "function": {"name": "f"}})];
     assert_eq!(shared().answer(request(&asked)).await.code(), code::INVALID_REQUEST);
+}
+
+#[tokio::test]
+async fn a_form_is_kept_beside_tools_and_a_call_that_is_required_is_made() {
+    let mut asked = chat(FRANCE);
+    asked.max_tokens = Some(60);
+    asked.tools = vec![serde_json::json!({"type": "function", "function": {
+        "name": "f", "parameters": {"type": "object", "properties": {"x": {"const": 7}}, "required": ["x"], "additionalProperties": false},
+    }})];
+    // What would be a call anywhere else is part of the form.
+    let form = serde_json::json!({"name": "f", "x": "<tool_call>{\"name\": \"f\"}</tool_call>"});
+    let format = serde_json::json!({"type": "json_schema", "json_schema": {"schema": {"const": form}}});
+    asked.response_format = serde_json::from_value(format).unwrap();
+    let answer = calling().answer(request(&asked)).await;
+    assert_eq!((serde_json::from_str(&answer.text).ok(), answer.reason.as_str()), (Some(form), "stop"), "{answer:?}");
+    // A call comes before the form, and no stop string is looked for in it.
+    asked.tool_choice = serde_json::from_value("required".into()).unwrap();
+    asked.stop = vec!["\n".into(), "7".into()];
+    let mut events = calling().open(request(&asked)).await;
+    let (mut name, mut arguments, mut reason) = (String::new(), String::new(), String::new());
+    while let Some(event) = events.message().await.unwrap() {
+        match event.kind.unwrap() {
+            Kind::Delta(delta) => match delta.part {
+                Some(Part::ToolCall(call)) => {
+                    name.push_str(&call.name);
+                    arguments.push_str(&call.arguments);
+                }
+                other => assert_eq!(other, Some(Part::Text(String::new()))),
+            },
+            Kind::Finished(finished) => reason = finished.reason,
+            Kind::Error(error) => panic!("{error:?}"),
+            Kind::Started(_) | Kind::Usage(_) => {}
+        }
+    }
+    let arguments: serde_json::Value = serde_json::from_str(&arguments).unwrap();
+    assert_eq!((name.as_str(), arguments, reason.as_str()), ("f", serde_json::json!({"x": 7}), "tool_calls"));
 }
 
 #[tokio::test]

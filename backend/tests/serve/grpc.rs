@@ -169,6 +169,7 @@ async fn a_text_that_another_server_said_is_read_and_not_said_again() {
     let refused = shared().answer(after(&chat, "Once<|im_end|>")).await;
     assert_eq!(refused.code(), "cannot_resume");
     assert!(refused.error.is_some_and(|error| error.retryable));
+    assert!(shared().metric("littoral_node_requests_total{outcome=\"cannot_resume\"}").await >= 1.0);
     let mut both = after(&chat, &text);
     both.resume_from[0].token_ids = vec![1];
     assert_eq!(shared().answer(both).await.code(), "invalid_request_error");

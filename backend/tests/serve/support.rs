@@ -34,6 +34,33 @@ pub fn model_file() -> PathBuf {
     path
 }
 
+/// The model file with another chat template, no longer than its own.
+fn with_template(template: &str) -> PathBuf {
+    let mut bytes = std::fs::read(model_file()).unwrap();
+    let key = b"tokenizer.chat_template";
+    let at = bytes.windows(key.len()).position(|window| window == key).unwrap() + key.len() + 4;
+    let length = u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let padded = format!("{template}{{#{}#}}", " ".repeat(length.checked_sub(template.len() + 4).unwrap()));
+    bytes[at + 8..at + 8 + length].copy_from_slice(padded.as_bytes());
+    let path = std::env::temp_dir().join(format!("littoral-template-{}.gguf", std::process::id()));
+    std::fs::write(&path, bytes).unwrap();
+    path
+}
+
+/// The node of a model that calls tools as Hermes does.
+pub fn calling() -> &'static Node {
+    static NODE: OnceLock<Node> = OnceLock::new();
+    NODE.get_or_init(|| {
+        let file = with_template(concat!(
+            "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}",
+            "{% endfor %}{{ '<|im_start|>assistant\\n' }}{# <tool_call> #}",
+        ));
+        let node = Node::serving(&file, 2, 8);
+        std::fs::remove_file(file).unwrap();
+        node
+    })
+}
+
 /// A node on free ports, in a thread of its own until the test process ends.
 pub struct Node {
     pub at: Addresses,

@@ -77,3 +77,42 @@ async fn drafts_change_nothing_of_what_a_grammar_allows() {
     }
     assert!(steps < plain_steps, "{steps} steps with drafts, {plain_steps} without");
 }
+
+#[tokio::test]
+async fn an_answer_does_not_end_before_its_grammar_has_begun_to_hold() {
+    const CLOSE: u32 = 9;
+    let vocabulary = || (0..VOCAB).map(|id| if id == END { Vec::new() } else { vec![id as u8 + 64] }).collect();
+    let grammars = Grammars::new(vocabulary, [END].into());
+    let prompt: Vec<u32> = (1..7).cycle().take(20).collect();
+    let mut formed = 0;
+    for seed in 0..24 {
+        // Ends are likelier than anything, so that nothing but the mask is between the answer and them.
+        let sampling =
+            Sampling { temperature: 1.0, seed, logit_bias: vec![(END, 20.0), (CLOSE, 4.0)], ..Sampling::default() };
+        let asked = |resumed: &[u32], speculate| {
+            let grammar = grammars.get(&Spec::Regex("[A-C]{3}".into())).unwrap();
+            let mut constraint = Constraint { grammar, after: Some(CLOSE) };
+            for id in resumed {
+                constraint.accept(*id).unwrap();
+            }
+            let task = Task::Answer(vec![Choice { constraint: Some(constraint), ..choice(0, 40, resumed, &[]) }]);
+            Job { task, speculate, ..asked(&prompt, 40, sampling.clone()) }
+        };
+        let bench = bench(LIMITS, None);
+        let whole = bench.answer(asked(&[], None)).await;
+        let close = whole.tokens.iter().position(|id| *id == CLOSE);
+        match close {
+            Some(close) => {
+                let [form @ .., END] = &whole.tokens[close + 1..] else { panic!("{whole:?}") };
+                assert!(form.len() == 3 && form.iter().all(|id| (1..=3).contains(id)), "{whole:?}");
+                formed += 1;
+            }
+            None => assert_eq!((whole.tokens.len(), whole.reason.as_deref()), (40, Some("length"))),
+        }
+        assert_eq!(bench.answer(asked(&[], Some(Eagerness::Always))).await.tokens, whole.tokens);
+        for sent in [1, close.unwrap_or(5), close.unwrap_or(5) + 1] {
+            assert_eq!(bench.answer(asked(&whole.tokens[..sent], None)).await.tokens, whole.tokens[sent..]);
+        }
+    }
+    assert!(formed > 0);
+}

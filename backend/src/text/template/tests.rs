@@ -112,4 +112,8 @@ fn variables_tools_and_the_open_end_reach_the_template() {
     let two = ChatTemplate::compile(two, BTreeMap::new()).unwrap();
     assert_eq!(two.render_prompt(&prompt).unwrap(), "with tools");
     assert_eq!(two.render_prompt(&prompt.clone().tools(&())).unwrap(), "plain");
+    // How the model calls may be told by that one alone.
+    let two = vec![(DEFAULT.into(), "</think>".into()), (TOOL_USE.into(), "<tool_call>".into())];
+    let two = ChatTemplate::compile(two, BTreeMap::new()).unwrap();
+    assert!(crate::speak::Format::of(&two.source()).is_some_and(|format| format.calls.is_some()));
 }
