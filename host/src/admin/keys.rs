@@ -55,7 +55,10 @@ pub struct Listed {
 pub enum KeyError {
     #[error("{0}")]
     Invalid(String),
-    #[error("there is no key '{0}'; `littoral key list` shows the ids")]
+    #[error(
+        "there is no key '{0}' in the store; `littoral key list` shows the ids, and a key of keys.file ends when it is \
+         taken out of that file"
+    )]
     Unknown(String),
     #[error("the record of the key '{0}' cannot be read")]
     Damaged(String),

@@ -52,8 +52,8 @@ struct Refresh {
     family: String,
     /// Of the token that is good; empty: none is.
     digest: String,
-    /// When it was given, Unix seconds.
-    issued_s: u64,
+    /// When it was given, Unix milliseconds.
+    issued_ms: u64,
 }
 
 /// Why no token was given.
@@ -137,7 +137,7 @@ impl Mint {
     /// that one who asks again and again, and never refreshes, fills no store.
     pub async fn grant(&self, store: &dyn Store, subject: Subject) -> Result<Issued, TokenError> {
         let (client, family) = (subject.client_id.clone(), random()?);
-        let mut refresh = Refresh { subject, family, digest: String::new(), issued_s: 0 };
+        let mut refresh = Refresh { subject, family, digest: String::new(), issued_ms: 0 };
         let mut oldest: Option<(u64, u8)> = None;
         // Those who ask at once begin at different places.
         let first = rand::random_range(0..FAMILIES);
@@ -152,7 +152,7 @@ impl Mint {
             };
             // What cannot be read, or was ended, goes first.
             let since = serde_json::from_slice::<Refresh>(&before).ok().filter(|there| !there.is_over());
-            let since = since.map_or(0, |there| there.issued_s);
+            let since = since.map_or(0, |there| there.issued_ms);
             if oldest.as_ref().is_none_or(|(known, _)| since < *known) {
                 oldest = Some((since, slot));
             }
@@ -194,14 +194,14 @@ impl Mint {
     async fn is_revoked(&self, store: &dyn Store, refresh: &Refresh) -> Result<bool, TokenError> {
         let Subject { tenant, user, .. } = &refresh.subject;
         let stored = store.get(Table::Revoked, &by_subject(&self.issuer, tenant, user)).await?;
-        Ok(stored.is_some_and(|json| Revocation::read(&json).ends(refresh.issued_s)))
+        Ok(stored.is_some_and(|json| Revocation::read(&json).ends(refresh.issued_ms / 1000)))
     }
 
     /// A pair, and what is kept of its refresh token.
     fn issue(&self, refresh: &mut Refresh, slot: u8) -> Result<(Issued, Vec<u8>), TokenError> {
         let mut issued = self.access(&refresh.subject, None)?;
         let text = format!("lr_{slot:02x}{}{}{}", refresh.family, random()?, random()?);
-        (refresh.issued_s, refresh.digest) = (now_ms() / 1000, digest(&text));
+        (refresh.issued_ms, refresh.digest) = (now_ms(), digest(&text));
         issued.refresh_token = Some(text);
         Ok((issued, refresh.json()?))
     }
