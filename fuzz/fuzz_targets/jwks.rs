@@ -7,7 +7,6 @@ use littoral_core::token::{ALGORITHMS, jwks};
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(keys) = jwks::parse(data) {
-        assert!(!keys.is_empty());
         for key in keys {
             assert!(ALGORITHMS.contains(&key.algorithm.as_str()));
             let public = key.public().expect("what is taken can be used");

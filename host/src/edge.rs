@@ -27,7 +27,7 @@ use crate::{
     plan::{AnswerCache, Executor, Memos, Shared, now_ms},
     store::{self, Server},
     telemetry::{self, Metrics},
-    tokens::Mint,
+    tokens::{Mint, Secret},
     vault::{self, Limits, Store},
 };
 
@@ -92,7 +92,7 @@ impl Edge {
             );
         }
         let fleet = Arc::new(Fleet::new(config.node.clone(), config.fleet.clone()));
-        let mint = runtime()?.block_on(Mint::load(&config.token, &*stored.store))?;
+        let mint = runtime()?.block_on(Mint::load(&config.token, &*stored.store, Secret::load))?;
         let own = mint.as_ref().map(|mint| mint.signer.jwks());
         let issuers = Arc::new(Issuers::load(&config.auth, config.token.rules().zip(own))?);
         let places = Places::load(config.auth.places.as_deref())?;

@@ -276,10 +276,10 @@ async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     server.serve_with_incoming(incoming).await.expect("the node serves until it is dropped");
 }
 
-/// `max_tokens` of a canonical request: no node goes beyond it.
-fn max_tokens(request: &[u8]) -> Option<u32> {
+/// A number of a canonical request: `max_tokens`, beyond which no node goes, or `n`.
+fn number(request: &[u8], name: &str) -> Option<u32> {
     let request: serde_json::Value = serde_json::from_slice(request).ok()?;
-    u32::try_from(request["max_tokens"].as_u64()?).ok()
+    u32::try_from(request[name].as_u64()?).ok()
 }
 
 struct Scripted(Arc<Shared>);
@@ -293,10 +293,11 @@ impl node_server::Node for Scripted {
         shared.counts.asked.fetch_add(1, Relaxed);
         let request = request.into_inner();
         let mut script = lock(&shared.script).clone();
-        if let Some(most) = max_tokens(&request.request).filter(|most| *most < script.tokens) {
+        if let Some(most) = number(&request.request, "max_tokens").filter(|most| *most < script.tokens) {
             script = Arc::new(Script { tokens: most, ..(*script).clone() });
         }
         let seed = request.seed.unwrap_or(1);
+        let choices = number(&request.request, "n").unwrap_or(1);
         // A text is read as words, which its tokens are.
         let read = |resume: &Resume| resume.token_ids.len() + resume.text.split_whitespace().count();
         let sent = request.resume_from.iter().map(|resume| read(resume) as u32).sum();
@@ -304,6 +305,7 @@ impl node_server::Node for Scripted {
         shared.counts.open.fetch_add(1, Relaxed);
         Ok(Response::new(Answer {
             resume: if script.ignores_resume { 0 } else { sent },
+            choices,
             script,
             shared,
             seed,
@@ -357,6 +359,8 @@ pub struct Answer {
     seed: u64,
     /// Tokens that another node has sent.
     resume: u32,
+    /// They come one after the other.
+    choices: u32,
     /// The event that comes next.
     at: u32,
     wait: Option<Pin<Box<Sleep>>>,
@@ -378,7 +382,7 @@ impl Answer {
             ready!(self.gate.get_or_insert_with(|| gate.clone().passed().boxed()).poll_unpin(cx));
             self.passed = true;
         }
-        let is_token = (1..=self.script.tokens).contains(&self.at);
+        let is_token = (1..=self.tokens()).contains(&self.at);
         if is_token && !self.script.interval.is_zero() {
             let due = *self.due.get_or_insert_with(|| Instant::now() + self.script.interval);
             let wait = self.wait.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(due)));
@@ -391,9 +395,14 @@ impl Answer {
         Poll::Ready(())
     }
 
+    /// Tokens of all choices.
+    fn tokens(&self) -> u32 {
+        self.script.tokens * self.choices
+    }
+
     fn event(&self) -> Event {
-        let Script { tokens, text, prompt_tokens, .. } = &*self.script;
-        let (tokens, prompt_tokens) = (*tokens, *prompt_tokens);
+        let Script { tokens: each, text, prompt_tokens, .. } = &*self.script;
+        let (tokens, prompt_tokens) = (self.tokens(), *prompt_tokens);
         let kind = match self.at {
             0 => {
                 let node = lock(&self.shared.info).node.clone();
@@ -402,9 +411,12 @@ impl Answer {
             n if n <= tokens => {
                 let text = if text.contains("{}") { text.replace("{}", &n.to_string()) } else { text.clone() };
                 let part = Some(Part::Text(text));
-                Kind::Delta(Delta { index: n - 1, token_ids: vec![n], part, ..Delta::default() })
+                let (choice, index) = ((n - 1) / each, (n - 1) % each);
+                Kind::Delta(Delta { choice, index, token_ids: vec![n], part, ..Delta::default() })
             }
-            n if n == tokens + 1 => Kind::Finished(Finished { choice: 0, reason: finish::STOP.into() }),
+            n if n <= tokens + self.choices => {
+                Kind::Finished(Finished { choice: n - tokens - 1, reason: finish::STOP.into() })
+            }
             _ => Kind::Usage(Usage { prompt_tokens, completion_tokens: tokens, ..Usage::default() }),
         };
         Event { kind: Some(kind) }
@@ -441,7 +453,7 @@ impl Stream for Answer {
         }
         let event = self.event();
         self.at += if self.at == 0 { 1 + self.resume.min(self.script.tokens) } else { 1 };
-        self.over = self.at > self.script.tokens + 2;
+        self.over = self.at > self.tokens() + self.choices + 1;
         Poll::Ready(Some(Ok(event)))
     }
 }

@@ -1,6 +1,6 @@
 //! Two edges and a real Redis Cluster between them: what they share lies on its primaries, wherever those put it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join_all;
 use littoral::{
@@ -184,12 +184,16 @@ async fn an_entry_is_replaced_where_another_stands_and_nowhere_else() {
         config::Store { url: cluster.url(), timeout_ms: 5000, min_replicas: Some(0), ..config::Store::default() };
     let store = vault::open(&config).unwrap();
     for table in [Table::Factors, Table::Once] {
-        assert!(!store.swap(table, "a", b"one", b"two".to_vec()).await.unwrap(), "nothing stands there");
+        assert!(!store.swap(table, "a", b"one", b"two".to_vec(), None).await.unwrap(), "nothing stands there");
         store.put(table, "a", b"one".to_vec(), None).await.unwrap();
         let version = store.version().await.unwrap();
-        assert!(store.swap(table, "a", b"one", b"two".to_vec()).await.unwrap());
-        assert!(!store.swap(table, "a", b"one", b"three".to_vec()).await.unwrap());
+        assert!(store.swap(table, "a", b"one", b"two".to_vec(), None).await.unwrap());
+        assert!(!store.swap(table, "a", b"one", b"three".to_vec(), None).await.unwrap());
         assert_eq!(store.get(table, "a").await.unwrap().as_deref(), Some(&b"two"[..]));
+        let until = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis() as u64 + 300;
+        assert!(store.swap(table, "a", b"two", b"brief".to_vec(), Some(until)).await.unwrap());
+        let expired = async || store.get(table, "a").await.unwrap().is_none();
+        eventually("the end of what is brief", Duration::from_secs(20), expired).await;
         // Edges hear of what they keep in memory.
         assert_eq!(store.version().await.unwrap() != version, table == Table::Factors);
     }

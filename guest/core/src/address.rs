@@ -5,7 +5,7 @@
 
 use core::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::Deserialize;
 
 /// Hops that are walked at most; a longer chain ends at its last trusted hop.
@@ -33,10 +33,21 @@ impl ForwardedBy {
     }
 }
 
-/// Whether one of `networks` holds `address`; an IPv4 address written as IPv6 is the IPv4 address.
+/// Whether one of `networks` holds `address`; IPv4 that is written as IPv6 is IPv4, in either.
 pub fn within(networks: &[IpNet], address: IpAddr) -> bool {
     let address = address.to_canonical();
-    networks.iter().any(|network| network.contains(&address))
+    networks.iter().any(|network| canonical(*network).contains(&address))
+}
+
+/// A network of IPv4 addresses that are written as IPv6, `::ffff:198.51.100.0/120`, as the IPv4 network it is.
+fn canonical(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    match (network.network().to_canonical(), network.prefix_len().checked_sub(MAPPED)) {
+        (IpAddr::V4(address), Some(prefix)) if network.max_prefix_len() == 128 => {
+            Ipv4Net::new(address, prefix).map_or(network, IpNet::V4)
+        }
+        _ => network,
+    }
 }
 
 /// The client behind `peer`. `values` are the values of the header `by` names, in the order of the message.
@@ -154,6 +165,24 @@ mod tests {
         for (peer, by, values, expected) in cases {
             assert_eq!(of(peer, by, values), expected, "{values:?}");
         }
+    }
+
+    #[test]
+    fn a_network_of_mapped_addresses_is_the_network_they_stand_for() {
+        let within = |network: &str, address: &str| within(&[network.parse().unwrap()], address.parse().unwrap());
+        for address in ["198.51.100.7", "::ffff:198.51.100.7"] {
+            for (network, holds) in [
+                ("::ffff:198.51.100.0/120", true),
+                ("::ffff:198.51.100.7/128", true),
+                ("::ffff:198.51.101.0/120", false),
+                ("::ffff:0:0/96", true),
+                ("198.51.100.0/24", true),
+                ("::/0", false),
+            ] {
+                assert_eq!(within(network, address), holds, "{address} in {network}");
+            }
+        }
+        assert!(!within("::ffff:0:0/96", "2001:db8::1") && within("::/0", "2001:db8::1"));
     }
 
     #[test]

@@ -53,9 +53,9 @@ pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
 
 /// Lets the bearer of a token pass. One that was issued to a key of this host may do what the key may.
 fn bearer_of(mut call: Call, known: &dyn Knowledge, text: &str) -> Step {
-    let token::Bearer { claims, tenant } = token::verify(text, &call, known)?;
+    let token::Bearer { claims, tenant, of_key } = token::verify(text, &call, known)?;
     let mut record = KeyRecord { tenant: tenant.clone(), ..KeyRecord::default() };
-    if Presented::is_id(&claims.client_id) {
+    if of_key && Presented::is_id(&claims.client_id) {
         let stored = fact(&call, known, fact_kind::API_KEY, &claims.client_id)?;
         let refused = |error: TokenError| Break(invalid_token(&error.to_string()).into());
         record = match stored.value.as_deref().map(serde_json::from_slice::<KeyRecord>) {
@@ -116,12 +116,7 @@ fn authorise(mut call: Call, known: &dyn Knowledge, record: KeyRecord, claims: O
             call.draft.effects.push(Effect { kind: effect_kind::SEE.into(), key: user, value, ttl_ms: 0 });
         }
     }
-    let scopes = Scopes {
-        key: (!record.id.is_empty()).then_some((record.id.as_str(), &record.limits)),
-        tenant: &record.tenant,
-        user: &record.user,
-        policy: &policy,
-    };
+    let scopes = scopes(&record, &policy);
     if !(scopes.is_unlimited() && record.models.is_empty()) {
         let generates = call.head.method == "POST" && Endpoint::of(&call.head.path) == Some(Endpoint::Chat);
         let work = if generates { Some(work(&mut call, known, &record)?) } else { None };
@@ -136,6 +131,22 @@ fn authorise(mut call: Call, known: &dyn Knowledge, record: KeyRecord, claims: O
     holds(&mut call, &record, claims, &policy);
     call.draft.filters = record.filters;
     Continue(call)
+}
+
+/// Charges a request that generates nothing.
+pub(crate) fn charge_request(call: &mut Call, known: &dyn Knowledge, record: &KeyRecord) -> ControlFlow<Outcome> {
+    let policy = section::<TenantPolicy>(call, known, fact_kind::TENANT, &record.tenant)?;
+    call.draft.charges = scopes(record, &policy).charges(None, call.now_ms);
+    Continue(())
+}
+
+fn scopes<'a>(record: &'a KeyRecord, policy: &'a TenantPolicy) -> Scopes<'a> {
+    Scopes {
+        key: (!record.id.is_empty()).then_some((record.id.as_str(), &record.limits)),
+        tenant: &record.tenant,
+        user: &record.user,
+        policy,
+    }
 }
 
 /// What is remembered of the decision ends with what it went by: the key, its old secret, the token, the period of a
@@ -180,6 +191,7 @@ fn work(call: &mut Call, known: &dyn Knowledge, record: &KeyRecord) -> ControlFl
     Continue(Reservation {
         prompt: call.draft.request.len() as u64,
         completion: request.max_tokens.unwrap_or(context).into(),
+        choices: request.sampling.n.into(),
         price: limits::price(&prices, [&request.model, served]),
     })
 }
@@ -199,7 +211,7 @@ where
 }
 
 /// The token of a bearer credential (RFC 6750, section 2.1); the scheme's case does not matter (RFC 9110, 11.1).
-fn bearer(value: &str) -> Option<&str> {
+pub fn bearer(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
 }

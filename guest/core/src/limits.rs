@@ -168,8 +168,11 @@ impl Price {
 pub struct Reservation {
     /// Bytes of the canonical request: no tokenizer makes more tokens than bytes of it, chat template included.
     pub prompt: u64,
-    /// `max_tokens`, or what the model's context holds.
+    /// `max_tokens`, or what the model's context holds: of each choice.
     pub completion: u64,
+    /// Choices that are generated, `n`.
+    #[serde(default = "one")]
+    pub choices: u64,
     pub price: Price,
 }
 
@@ -179,13 +182,19 @@ impl Reservation {
         extra(plan, extra_name::RESERVATION)
     }
 
-    fn with(&self, completion: u64) -> Tokens {
-        Tokens { prompt: self.prompt, cache_hit: 0, completion }
+    /// Completion tokens of all choices together, where each has so many.
+    pub fn all(&self, each: u64) -> u64 {
+        each.saturating_mul(self.choices)
+    }
+
+    /// The prompt, which is read once, and so many completion tokens of each choice.
+    fn with(&self, each: u64) -> Tokens {
+        Tokens { prompt: self.prompt, cache_hit: 0, completion: self.all(each) }
     }
 
     /// Prompt and completion.
     pub fn tokens(&self) -> u64 {
-        self.prompt.saturating_add(self.completion)
+        self.prompt.saturating_add(self.all(self.completion))
     }
 
     /// Micro-units, as if nothing of the prompt were found computed.
@@ -193,17 +202,25 @@ impl Reservation {
         self.dear().cost(self.with(self.completion))
     }
 
-    /// What `kind` must hold at least for the request to be of use: the prompt and one token.
+    /// What `kind` must hold at least for the request to be of use: the prompt and one token of each choice.
     pub fn least(&self, kind: &str) -> u64 {
         match kind {
-            charge_kind::TOKENS => self.prompt.saturating_add(1),
+            charge_kind::TOKENS => self.prompt.saturating_add(self.choices),
             charge_kind::BUDGET => self.dear().cost(self.with(1)),
             _ => 1,
         }
     }
 
-    /// The completion tokens that `granted` of `kind` pays for.
+    /// The completion tokens of each choice that `granted` of `kind` pays for.
     pub fn affordable(&self, kind: &str, granted: u64) -> u64 {
+        match self.payable(kind, granted) {
+            u64::MAX => u64::MAX,
+            tokens => tokens / self.choices.max(1),
+        }
+    }
+
+    /// The completion tokens, of all choices together, that `granted` of `kind` pays for; the largest number for no end.
+    fn payable(&self, kind: &str, granted: u64) -> u64 {
         match kind {
             charge_kind::TOKENS => granted.saturating_sub(self.prompt),
             charge_kind::BUDGET => {
@@ -232,6 +249,10 @@ impl Reservation {
     fn dear(&self) -> Price {
         Price { prompt: self.price.prompt.max(self.price.cache_hit), ..self.price }
     }
+}
+
+fn one() -> u64 {
+    1
 }
 
 /// Whose limits a request is charged against.
@@ -286,7 +307,7 @@ mod tests {
             budget: Some(Budget { amount: 500, period: Period::Total }),
         };
         let price = Price { prompt: 1_000_000, cache_hit: 0, completion: 2_000_000 };
-        let work = Reservation { prompt: 10, completion: 20, price };
+        let work = Reservation { prompt: 10, completion: 10, choices: 2, price };
         let policy = TenantPolicy { limits: limits.clone(), ..TenantPolicy::default() };
         let scopes = Scopes { key: Some(("k", &limits)), tenant: "t", user: "u", policy: &policy };
         let charges = scopes.charges(Some(&work), 0);
@@ -322,27 +343,40 @@ mod tests {
         /// Whatever is granted, the completion it pays for never costs more, and one token more would.
         #[test]
         fn what_is_affordable_is_paid_for(
-            prompt in 0u64..1_000_000, completion in 1u64..1_000_000, granted in 0u64..10_000_000,
+            prompt in 0u64..1_000_000, completion in 1u64..1_000_000, choices in 1u64..=16, granted in 0u64..10_000_000,
             miss in 0u64..9_000_000, hit in 0u64..9_000_000, each in 1u64..9_000_000,
         ) {
             let price = Price { prompt: miss, cache_hit: hit, completion: each };
-            let work = Reservation { prompt, completion, price };
+            let work = Reservation { prompt, completion, choices, price };
             prop_assume!(granted >= work.least(charge_kind::BUDGET));
             let most = work.affordable(charge_kind::BUDGET, granted);
             prop_assert!(most >= 1);
-            let cost = |tokens: u64| work.dear().cost(work.with(tokens));
+            let cost = |each: u64| work.dear().cost(work.with(each));
             prop_assert!(cost(most) <= granted && cost(most + 1) > granted);
+        }
+
+        /// The same of a rate, whose grants are tokens themselves.
+        #[test]
+        fn what_a_rate_allows_is_shared_by_the_choices(
+            prompt in 0u64..1_000_000, completion in 1u64..1_000_000, choices in 1u64..=16, granted in 0u64..10_000_000,
+        ) {
+            let work = Reservation { prompt, completion, choices, price: Price::default() };
+            prop_assume!(granted >= work.least(charge_kind::TOKENS));
+            let most = work.affordable(charge_kind::TOKENS, granted);
+            prop_assert!(most >= 1);
+            prop_assert!(prompt + work.all(most) <= granted && prompt + work.all(most + 1) > granted);
         }
 
         /// The bill for what was used is never above the reservation, in any split between hits and misses.
         #[test]
         fn the_bill_is_within_the_reservation(
             prompt in 0u64..1_000_000, used in 0u64..1_000_000, hit in 0u64..1_000_000, completion in 0u64..1_000_000,
-            spoken in 0u64..1_000_000, prices in (0u64..9_000_000, 0u64..9_000_000, 0u64..9_000_000),
+            spoken in 0u64..16_000_000, choices in 1u64..=16, prices in (0u64..9_000_000, 0u64..9_000_000, 0u64..9_000_000),
         ) {
             let price = Price { prompt: prices.0, cache_hit: prices.1, completion: prices.2 };
-            let work = Reservation { prompt, completion, price };
-            let used = Tokens { prompt: used.min(prompt), cache_hit: hit, completion: spoken.min(completion) };
+            let work = Reservation { prompt, completion, choices, price };
+            let completion = spoken.min(work.all(completion));
+            let used = Tokens { prompt: used.min(prompt), cache_hit: hit, completion };
             for kind in [charge_kind::TOKENS, charge_kind::BUDGET] {
                 let reserved = if kind == charge_kind::TOKENS { work.tokens() } else { work.cost() };
                 prop_assert!(work.actual(kind, used) <= reserved);

@@ -82,6 +82,7 @@ pub fn admit(mut call: Call, known: &dyn Knowledge) -> Step {
         Some(_) => return refused(400, "unsupported_grant_type", "client_credentials and refresh_token are known"),
         None => return refused(400, "invalid_request", "'grant_type' is missing"),
     };
+    auth::charge_request(&mut call, known, &record)?;
     call.draft.principal =
         Some(Principal { tenant: record.tenant, key_id: record.id, user: record.user, method: "client".into() });
     leave(&mut call.draft, extra_name::GRANT, &grant);

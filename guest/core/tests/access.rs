@@ -105,7 +105,7 @@ fn a_key_is_charged_for_itself_its_user_and_its_tenant() {
     let known = known.with(fact_kind::TENANT, "acme", &tenant).with("config", "prices", &json!({"*": price}));
     let made = plan(call(&key, hi(json!({"max_tokens": 100}))), &known).unwrap();
     let prompt = made.request.len() as u64;
-    assert_eq!(Reservation::of(&made), Some(Reservation { prompt, completion: 100, price }));
+    assert_eq!(Reservation::of(&made), Some(Reservation { prompt, completion: 100, choices: 1, price }));
     let charges: Vec<_> = made.charges.iter().map(|c| (&*c.kind, &*c.key, c.amount)).collect();
     let id = made.principal.as_ref().unwrap().key_id.as_str();
     let (own, budget) = (format!("key/{id}"), format!("key/{id}/2026-11-25"));
@@ -118,6 +118,12 @@ fn a_key_is_charged_for_itself_its_user_and_its_tenant() {
             (charge_kind::CONCURRENCY, "tenant/acme", 1),
         ]
     );
+    // Every choice is paid for, and the prompt once.
+    let many = plan(call(&key, hi(json!({"max_tokens": 100, "n": 4}))), &known).unwrap();
+    let prompt = many.request.len() as u64;
+    assert_eq!(Reservation::of(&many), Some(Reservation { prompt, completion: 100, choices: 4, price }));
+    let amounts: Vec<_> = many.charges.iter().map(|c| c.amount).collect();
+    assert_eq!(amounts, [1, 2 * prompt + 1200, prompt + 400, 1]);
     // Without max_tokens the context bounds the answer.
     let open = plan(call(&key, hi(json!({}))), &known).unwrap();
     assert_eq!(Reservation::of(&open).unwrap().completion, 4096);

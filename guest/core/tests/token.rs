@@ -12,6 +12,7 @@ use base64::{
 use littoral_core::{
     Call, Candidate, Denial, Fact, Head, Knowledge, Model, Outcome, Plan, fact_kind,
     key::KeyRecord,
+    limits::Limits,
     token::{self, Issuer, Revocation, Trust, jwks},
 };
 use proptest::prelude::*;
@@ -28,7 +29,11 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
-        let issuer = Issuer { issuer: ISSUER.into(), audience: "littoral".into(), ..Issuer::default() };
+        Self::under(Issuer { issuer: ISSUER.into(), audience: "littoral".into(), ..Issuer::default() })
+    }
+
+    /// One that takes the tokens of this issuer.
+    fn under(issuer: Issuer) -> Self {
         let mut host = Self { facts: HashMap::new(), verified: Cell::new(0) };
         // The last one has to be asked for by itself.
         for (kid, algorithm) in [("k1", "ES256"), ("", "EdDSA"), ("k2", "RS256")] {
@@ -289,7 +294,8 @@ fn a_tenant_is_named_as_a_keys_tenant_may_be() {
 fn a_token_of_a_key_is_as_good_as_the_key() {
     let (record, _) = KeyRecord::create("acme", "ada", &[7; 54]);
     let good = token(header(), with(claims(), "client_id", json!(record.id)));
-    let mut host = Host::new();
+    let own = Issuer { issuer: ISSUER.into(), audience: "littoral".into(), for_keys: true, ..Issuer::default() };
+    let mut host = Host::under(own);
     host.refuses(&good, "revoked");
     host.put(fact_kind::API_KEY, &record.id, &record);
     host.ask(&good).unwrap();
@@ -300,6 +306,26 @@ fn a_token_of_a_key_is_as_good_as_the_key() {
     assert_eq!(host.ask(&good).unwrap_err().code, "network_not_allowed");
     host.put(fact_kind::API_KEY, &record.id, &KeyRecord { tenant: "globex".into(), ..record.clone() });
     host.refuses(&good, "tenant");
+    // A token for a second factor that was proven with another issuer's is of no key.
+    let origin = |iss: &str| json!({"iss": iss, "sub": "a", "jti": "j0", "iat": NOW_S - 100});
+    let stepped =
+        |iss: &str| token(header(), with(with(claims(), "client_id", json!(record.id)), token::ORIGIN, origin(iss)));
+    host.refuses(&stepped(ISSUER), "tenant");
+    host.ask(&stepped("https://other.example")).unwrap();
+}
+
+#[test]
+fn a_client_of_another_issuer_is_no_key_however_it_is_called() {
+    let (record, _) = KeyRecord::create("acme", "ada", &[7; 54]);
+    let theirs = token(header(), with(claims(), "client_id", json!(record.id)));
+    let mut host = Host::new();
+    host.ask(&theirs).unwrap();
+    let limits = Limits { requests_per_minute: Some(1), ..Limits::default() };
+    host.put(fact_kind::API_KEY, &record.id, &KeyRecord { limits, filters: vec!["redact".into()], ..record.clone() });
+    let plan = host.ask(&theirs).unwrap();
+    assert!(plan.charges.is_empty() && plan.filters.is_empty());
+    host.put(fact_kind::API_KEY, &record.id, &KeyRecord { expires_at_ms: Some(1), ..record.clone() });
+    host.ask(&theirs).unwrap();
 }
 
 #[test]
@@ -316,8 +342,11 @@ fn key_sets_are_read_within_bounds() {
     let algorithms: Vec<_> = keys.iter().map(|key| key.algorithm.as_str()).collect();
     assert_eq!(algorithms, ["ES256", "RS256", "EdDSA"]);
     assert_eq!(keys[0].public().unwrap(), point);
-    for bad in ["", "{}", "[]", "{\"keys\":{}}", "{\"keys\":[]}", "{\"keys\":[{\"kty\":\"oct\"}]}"] {
+    for bad in ["", "{}", "[]", "{\"keys\":{}}"] {
         assert!(jwks::parse(bad.as_bytes()).is_err(), "{bad}");
+    }
+    for none in ["{\"keys\":[]}", "{\"keys\":[{\"kty\":\"oct\"}]}"] {
+        assert_eq!(jwks::parse(none.as_bytes()), Ok(Vec::new()), "{none}");
     }
     assert_eq!(jwks::parse(&vec![b' '; jwks::MAX_BYTES + 1]), Err(jwks::JwksError::TooLarge));
 }

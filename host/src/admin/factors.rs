@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use littoral_core::{
+    key::hex,
     ledger::Demand,
     limits::charge_kind,
     step_up::{Factor, Proof, totp, user_key},
 };
+
+use sha2::{Digest, Sha256};
 
 use crate::{
     plan::now_ms,
@@ -94,7 +97,9 @@ pub async fn prove(
         Proof::Code(code) => {
             let key = totp::unbase32(&factor.secret).ok_or(FactorError::OtherSecret)?;
             let step = totp::step_of(&key, code, now_ms()).ok_or(FactorError::Wrong)?;
-            once(store, &format!("totp/{user}/{step}")).await?;
+            // Of this secret: a new one has codes of its own, also within the same half minute.
+            let of = &hex(&Sha256::digest(&key))[..16];
+            once(store, &format!("totp/{user}/{of}/{step}")).await?;
             Ok("otp")
         }
         Proof::RecoveryCode(code) => {
@@ -103,7 +108,7 @@ pub async fn prove(
             loop {
                 let position = totp::recovery_position(code, &factor.recovery).ok_or(FactorError::Wrong)?;
                 factor.recovery.remove(position);
-                if store.swap(Table::Factors, &user, &kept, sealed(secret, &user, &factor)?).await? {
+                if store.swap(Table::Factors, &user, &kept, sealed(secret, &user, &factor)?, None).await? {
                     return Ok("kba");
                 }
                 (kept, factor) = stored(store, secret, &user).await?;
@@ -150,6 +155,27 @@ mod tests {
 
     use super::*;
     use crate::{config::OnLoss, vault::Embedded};
+
+    #[tokio::test]
+    async fn a_code_of_a_new_secret_was_not_used_before() {
+        let folder = std::env::temp_dir().join(format!("littoral-factors-again-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let store = Arc::new(Embedded::open(&folder.join("littoral.db")).unwrap());
+        let secret = Secret::load(&folder.join("secret")).unwrap();
+        let limits = Limits::new(store.clone(), OnLoss::Share);
+        // As often as tries are allowed a minute.
+        for _ in 0..2 {
+            enrol(&*store, &secret, "acme", "ada").await.unwrap();
+            let (_, factor) = stored(&*store, &secret, &user_key("acme", "ada")).await.unwrap();
+            let key = totp::unbase32(&factor.secret).unwrap();
+            // The same code twice is refused, also where the next half minute begins between the two.
+            let code = Proof::Code(totp::at(&key, now_ms() / 30_000));
+            let prove = async || prove(&*store, &limits, &secret, ("acme", "ada"), &code).await;
+            assert_eq!(prove().await.unwrap(), "otp");
+            assert!(matches!(prove().await, Err(FactorError::Wrong)));
+        }
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 
     #[tokio::test]
     async fn recovery_codes_given_at_once_are_all_used_up() {

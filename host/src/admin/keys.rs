@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     plan::now_ms,
-    vault::{Store, StoreError, Table, replace},
+    vault::{Store, StoreError, Table, exchange, replace},
 };
 
 /// What a new key is to be.
@@ -55,7 +55,10 @@ pub struct Listed {
 pub enum KeyError {
     #[error("{0}")]
     Invalid(String),
-    #[error("there is no key '{0}'; `littoral key list` shows the ids")]
+    #[error(
+        "there is no key '{0}' in the store; `littoral key list` shows the ids, and a key of keys.file ends when it is \
+         taken out of that file"
+    )]
     Unknown(String),
     #[error("the record of the key '{0}' cannot be read")]
     Damaged(String),
@@ -134,29 +137,64 @@ pub async fn record(store: &dyn Store, id: &str) -> Result<KeyRecord, KeyError> 
     read(id, &value)
 }
 
+/// Name in [`Table::Revoked`] of the mark that a key was revoked. While it stands no edge takes the key, wherever else a
+/// record of it may be: in the file of an edge, in a backup that is imported.
+pub fn revoked(id: &str) -> String {
+    format!("key\n{id}")
+}
+
 /// Removes a key: it opens nothing from now on, at every edge within a second. After [`StoreError::NotReplicated`] it is
 /// removed all the same; where it is removed once more, [`KeyError::Unknown`] says that the replicas know by now.
 pub async fn revoke(store: &dyn Store, id: &str) -> Result<(), KeyError> {
-    store.take(Table::Keys, id).await?.map(drop).ok_or_else(|| KeyError::Unknown(id.into()))
+    let mark = async || match store.put(Table::Revoked, &revoked(id), b"{}".to_vec(), None).await {
+        // It is done; whether enough replicas know is said when all of it is.
+        Err(error @ StoreError::NotReplicated(_)) => Ok(Err(error)),
+        done => done.map(Ok),
+    };
+    // The mark comes first: the record alone may be gone at an edge that reads another one from its file.
+    let known = store.get(Table::Keys, id).await?.is_some();
+    let mut marked = if known { mark().await? } else { Ok(()) };
+    let taken = store.take(Table::Keys, id).await?.is_some();
+    if taken && !known {
+        marked = mark().await?;
+    }
+    marked?;
+    if taken { Ok(()) } else { Err(KeyError::Unknown(id.into())) }
 }
 
-/// Gives a key a new secret; the old one is good for `grace_ms` longer. The key, stored nowhere.
+/// Gives a key a new secret; the old one is good for `grace_ms` longer. The key, stored nowhere. One that is revoked
+/// meanwhile stays revoked; of two rotations at once one comes after the other.
 pub async fn rotate(store: &dyn Store, id: &str, grace_ms: u64) -> Result<String, KeyError> {
-    let value = store.get(Table::Keys, id).await?.ok_or_else(|| KeyError::Unknown(id.into()))?;
-    let mut record = read(id, &value)?;
-    let key = record.rotate(&entropy()?, now_ms().saturating_add(grace_ms));
-    replace(store, (Table::Keys, id), json(&record), Some(value)).await?;
-    Ok(key)
+    loop {
+        let value = store.get(Table::Keys, id).await?.ok_or_else(|| KeyError::Unknown(id.into()))?;
+        let mut record = read(id, &value)?;
+        let key = record.rotate(&entropy()?, now_ms().saturating_add(grace_ms));
+        if exchange(store, (Table::Keys, id), &value, json(&record)).await? {
+            return Ok(key);
+        }
+    }
 }
 
-/// Takes records over from elsewhere; those whose id is known already stay as they are. How many were new.
-pub async fn import(store: &dyn Store, records: Vec<KeyRecord>) -> Result<usize, KeyError> {
-    let mut new = 0;
+/// What became of records that were to be taken over.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Imported {
+    pub new: usize,
+    /// Ids of those that were revoked here, and stay so.
+    pub revoked: Vec<String>,
+}
+
+/// Takes records over from elsewhere; those whose id is known already stay as they are.
+pub async fn import(store: &dyn Store, records: Vec<KeyRecord>) -> Result<Imported, KeyError> {
+    let mut imported = Imported::default();
     for record in records {
         record.check().map_err(|e| KeyError::Invalid(format!("key {}: {e}", record.id)))?;
-        new += usize::from(store.put_new(Table::Keys, &record.id, json(&record), None).await?);
+        if store.get(Table::Revoked, &revoked(&record.id)).await?.is_some() {
+            imported.revoked.push(record.id);
+        } else {
+            imported.new += usize::from(store.put_new(Table::Keys, &record.id, json(&record), None).await?);
+        }
     }
-    Ok(new)
+    Ok(imported)
 }
 
 impl From<KeyRecord> for Listed {
@@ -226,11 +264,37 @@ mod tests {
         revoke(&store, &record.id).await.unwrap();
         assert!(matches!(revoke(&store, &record.id).await, Err(KeyError::Unknown(_))));
         assert!(matches!(rotate(&store, &record.id, 0).await, Err(KeyError::Unknown(_))));
-        assert_eq!(import(&store, vec![record.clone(), record]).await.unwrap(), 1);
+        // Nothing brings back what was revoked.
+        let (another, _) = new.clone().record().unwrap();
+        let imported = import(&store, vec![record.clone(), another.clone(), another]).await.unwrap();
+        assert_eq!(imported, Imported { new: 1, revoked: vec![record.id] });
         let expired = NewKey { expires_at_ms: Some(1), ..new.clone() };
         assert!(matches!(create(&store, expired).await, Err(KeyError::Invalid(_))));
         let nobody = NewKey { tenant: String::new(), ..new };
         assert!(matches!(create(&store, nobody).await, Err(KeyError::Invalid(_))));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn rotations_at_once_follow_one_another_and_a_revocation_wins() {
+        let folder = std::env::temp_dir().join(format!("littoral-admin-races-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&folder);
+        let path = folder.join("a.db");
+        let (store, other) = (Embedded::open(&path).unwrap(), Embedded::open(&path).unwrap());
+        let new = NewKey { tenant: "acme".into(), user: "ada".into(), ..NewKey::default() };
+        for _ in 0..20 {
+            let (record, first) = create(&store, new.clone()).await.unwrap();
+            let (one, two) = tokio::join!(rotate(&store, &record.id, 60_000), rotate(&other, &record.id, 60_000));
+            let (one, two) = (one.unwrap(), two.unwrap());
+            let stored = super::record(&store, &record.id).await.unwrap();
+            let opens = |key: &str| stored.matches(&Presented::parse(key).unwrap(), now_ms());
+            // The last one and the one before it.
+            assert!(opens(&one) && opens(&two) && !opens(&first));
+            let (rotated, revoked) = tokio::join!(rotate(&store, &record.id, 0), revoke(&other, &record.id));
+            revoked.unwrap();
+            assert!(matches!(rotated, Ok(_) | Err(KeyError::Unknown(_))), "{rotated:?}");
+            assert!(matches!(super::record(&store, &record.id).await, Err(KeyError::Unknown(_))));
+        }
         std::fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -87,16 +87,17 @@ impl Admin {
             whole.ok().and_then(Result::ok).map(|body| body.to_bytes())
         };
         let mut cookie = None;
-        let (status, document) = if !self.is_called_by_name(&parts) {
+        let mut act = Act::of(&parts, self.address);
+        let answer = if !self.is_called_by_name(&parts) {
             refused(StatusCode::MISDIRECTED_REQUEST, "this listener has another name")
         } else if self.audit.as_ref().is_some_and(|audit| audit.is_closed()) {
-            refused(StatusCode::SERVICE_UNAVAILABLE, "the audit log cannot be written to, so nothing is done")
+            unrecorded()
         } else if let Some(body) = body.await {
-            self.decide(&parts, &body, &mut cookie).await
+            self.decide((&parts, &mut act), &body, &mut cookie).await
         } else {
             refused(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large, or did not come")
         };
-        self.record(&parts, status, &document);
+        let (status, document) = self.record(act, answer, &mut cookie).await;
         let mut response = Response::new(Full::from(document.to_string()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -111,10 +112,17 @@ impl Admin {
 
     fn is_called_by_name(&self, parts: &http::request::Parts) -> bool {
         let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        host == self.address.to_string() || host == format!("localhost:{}", self.address.port())
+        [self.address.to_string(), format!("localhost:{}", self.address.port())]
+            .iter()
+            .any(|name| host.eq_ignore_ascii_case(name))
     }
 
-    async fn decide(&self, parts: &http::request::Parts, body: &[u8], cookie: &mut Option<String>) -> Answer {
+    async fn decide(
+        &self,
+        (parts, act): (&http::request::Parts, &mut Act),
+        body: &[u8],
+        cookie: &mut Option<String>,
+    ) -> Answer {
         let path: Vec<&str> = parts.uri.path().trim_matches('/').split('/').collect();
         if (&parts.method, path.as_slice()) == (&Method::POST, &["admin", "login"]) {
             return self.login(body, cookie).await;
@@ -124,6 +132,9 @@ impl Admin {
             Err(Refused::Unknown) => return refused(StatusCode::UNAUTHORIZED, "the admin token is needed"),
             Err(Refused::NoStore) => return away(),
             Err(Refused::CrossSite) => return refused(StatusCode::FORBIDDEN, "x-csrf-token is missing or wrong"),
+        }
+        if parts.method != Method::GET && !self.begins(act).await {
+            return unrecorded();
         }
         match (&parts.method, path.as_slice()) {
             (&Method::GET, ["admin", "keys"]) => of(keys::list(&*self.store).await, |(records, damaged)| {
@@ -164,35 +175,90 @@ impl Admin {
             return refused(StatusCode::BAD_REQUEST, "the body must be {\"token\": \"la_...\"}");
         };
         match session::is_token(&*self.store, &login.token).await {
-            Ok(true) => {}
-            Ok(false) => return refused(StatusCode::UNAUTHORIZED, "the admin token is wrong"),
-            Err(_) => return away(),
+            Ok(()) => {}
+            Err(Refused::NoStore) => return away(),
+            Err(_) => return refused(StatusCode::UNAUTHORIZED, "the admin token is wrong"),
         }
-        of(self.sessions.open(), |(value, csrf)| {
+        of(self.sessions.open(&login.token), |(value, csrf)| {
             *cookie = Some(format!("{}={value}; Path=/admin; HttpOnly; SameSite=Strict", session::SESSION));
             json!({ "csrf": csrf })
         })
     }
 
-    fn record(&self, parts: &http::request::Parts, status: StatusCode, document: &Value) {
-        let Some(audit) = &self.audit else { return };
+    /// Marks in the audit log what is about to be done, so that nothing is done of which it says nothing; whether it may be.
+    async fn begins(&self, act: &mut Act) -> bool {
+        let Some(audit) = &self.audit else { return true };
+        match audit.begin(&act.record(event::BEGIN)) {
+            Ok(seq) => {
+                act.begin = Some(seq);
+                audit.synced(seq).await;
+                true
+            }
+            // Told by the log itself.
+            Err(_) => !audit.denies(),
+        }
+    }
+
+    /// Writes the line. What was only read, and is in no line, is not shown either.
+    async fn record(&self, act: Act, (status, document): Answer, cookie: &mut Option<String>) -> Answer {
+        let Some(audit) = &self.audit else { return (status, document) };
         // Of a key that was made the path does not say which it is.
         let key = document["id"].as_str().map(|id| ("key".to_string(), id.to_string()));
         let result = if status.is_success() { "allowed" } else { "denied" };
         let record = Record {
-            timestamp: calendar::rfc3339(now_ms()),
-            request_id: format!("{:032x}", rand::random::<u128>()),
-            source_ip: self.address.ip().to_string(),
-            key_id: "admin".into(),
-            event_type: event::ADMIN.into(),
-            action: format!("{} {}", parts.method, parts.uri.path()),
             outcome: Some(Outcome { result: result.into(), status: status.as_u16(), error: String::new() }),
             auth: key.map(|key| Auth { method: "admin".into(), policy: vec![key], ..Auth::default() }),
-            ..Record::default()
+            begin: act.begin,
+            ..act.record(event::ADMIN)
         };
-        // What cannot be written has been told by the log.
-        let _ = audit.write(&record);
+        match audit.write(&record) {
+            Ok(Some(synced)) => synced.await,
+            Ok(None) => {}
+            Err(_) if act.begin.is_none() && audit.denies() => {
+                *cookie = None;
+                return unrecorded();
+            }
+            // Told by the log itself; what was done has its mark.
+            Err(_) => {}
+        }
+        (status, document)
     }
+}
+
+/// One request of an administrator, as the audit log tells of it.
+struct Act {
+    request_id: String,
+    source_ip: String,
+    action: String,
+    /// Number of its mark.
+    begin: Option<u64>,
+}
+
+impl Act {
+    fn of(parts: &http::request::Parts, address: SocketAddr) -> Self {
+        Self {
+            request_id: format!("{:032x}", rand::random::<u128>()),
+            source_ip: address.ip().to_string(),
+            action: format!("{} {}", parts.method, parts.uri.path()),
+            begin: None,
+        }
+    }
+
+    fn record(&self, event_type: &str) -> Record {
+        Record {
+            timestamp: calendar::rfc3339(now_ms()),
+            request_id: self.request_id.clone(),
+            source_ip: self.source_ip.clone(),
+            key_id: "admin".into(),
+            event_type: event_type.into(),
+            action: self.action.clone(),
+            ..Record::default()
+        }
+    }
+}
+
+fn unrecorded() -> Answer {
+    refused(StatusCode::SERVICE_UNAVAILABLE, "the audit log cannot be written to, so nothing is done")
 }
 
 fn of<T>(result: Result<T, KeyError>, show: impl FnOnce(T) -> Value) -> Answer {

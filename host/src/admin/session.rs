@@ -8,7 +8,7 @@ use std::{
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use http::{HeaderMap, Method, header::AUTHORIZATION, header::COOKIE};
-use littoral_core::key::hex;
+use littoral_core::{auth, key::hex};
 use sha2::{Digest, Sha256};
 
 use super::keys::KeyError;
@@ -60,9 +60,12 @@ fn digest(text: &str) -> String {
 #[derive(Default)]
 pub struct Sessions(Mutex<HashMap<String, Session>>);
 
+#[derive(Clone)]
 struct Session {
     csrf: String,
     since: Instant,
+    /// Of the token it was opened with, with which it ends.
+    token: String,
 }
 
 /// Why a request is not let in.
@@ -77,15 +80,15 @@ pub enum Refused {
 }
 
 impl Sessions {
-    /// Opens a session: the cookie's value, and what the page must repeat.
-    pub fn open(&self) -> Result<(String, String), KeyError> {
+    /// Opens a session for who gave the token: the cookie's value, and what the page must repeat.
+    pub fn open(&self, token: &str) -> Result<(String, String), KeyError> {
         let (cookie, csrf) = (fresh("")?, fresh("")?);
         let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, session| session.since.elapsed() < LASTS);
         if open.len() >= MOST {
             open.clear();
         }
-        open.insert(digest(&cookie), Session { csrf: csrf.clone(), since: Instant::now() });
+        open.insert(digest(&cookie), Session { csrf: csrf.clone(), since: Instant::now(), token: digest(token) });
         Ok((cookie, csrf))
     }
 
@@ -93,26 +96,32 @@ impl Sessions {
     /// that changes something must repeat the session's secret as well.
     pub async fn admit(&self, store: &dyn Store, method: &Method, headers: &HeaderMap) -> Result<(), Refused> {
         let text = |name| headers.get(name).and_then(|value: &http::HeaderValue| value.to_str().ok());
-        if let Some(token) = text(AUTHORIZATION.as_str()).and_then(|value| value.strip_prefix("Bearer ")) {
-            return match is_token(store, token).await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err(Refused::Unknown),
-                Err(_) => Err(Refused::NoStore),
-            };
+        if let Some(token) = text(AUTHORIZATION.as_str()).and_then(auth::bearer) {
+            return stands(store, &digest(token)).await;
         }
         let cookies = text(COOKIE.as_str()).unwrap_or_default();
         let cookie = cookies.split(';').find_map(|pair| pair.trim().strip_prefix(SESSION)?.strip_prefix('='));
-        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let session = cookie.and_then(|cookie| open.get(&digest(cookie)));
-        let session = session.filter(|session| session.since.elapsed() < LASTS).ok_or(Refused::Unknown)?;
+        let session = cookie.and_then(|cookie| self.session(cookie)).ok_or(Refused::Unknown)?;
+        stands(store, &session.token).await?;
         let repeated = text(CSRF).unwrap_or_default();
         let same = verify_slices_are_equal(repeated.as_bytes(), session.csrf.as_bytes()).is_ok();
         if *method == Method::GET || same { Ok(()) } else { Err(Refused::CrossSite) }
     }
+
+    fn session(&self, cookie: &str) -> Option<Session> {
+        let open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&digest(cookie)).filter(|session| session.since.elapsed() < LASTS).cloned()
+    }
 }
 
 /// Whether this is the token.
-pub async fn is_token(store: &dyn Store, text: &str) -> Result<bool, StoreError> {
-    let kept = store.get(Table::Secrets, NAME).await?;
-    Ok(kept.is_some_and(|kept| verify_slices_are_equal(&kept, digest(text).as_bytes()).is_ok()))
+pub async fn is_token(store: &dyn Store, text: &str) -> Result<(), Refused> {
+    stands(store, &digest(text)).await
+}
+
+/// Whether the token is the one with this digest.
+async fn stands(store: &dyn Store, digest: &str) -> Result<(), Refused> {
+    let kept = store.get(Table::Secrets, NAME).await.map_err(|_| Refused::NoStore)?;
+    let same = kept.is_some_and(|kept| verify_slices_are_equal(&kept, digest.as_bytes()).is_ok());
+    same.then_some(()).ok_or(Refused::Unknown)
 }

@@ -98,7 +98,8 @@ impl Log {
         let mut log = Self {
             dir: dir.into(),
             first_seq: head.first_seq,
-            synced: chain.seq,
+            // What the head does not speak of is synced with the next lines, or at once.
+            synced: head.last_seq,
             chain,
             file: Arc::new(file),
             len,
@@ -118,8 +119,9 @@ impl Log {
         Ok(log)
     }
 
-    pub fn seq(&self) -> u64 {
-        self.chain.seq
+    /// The last line that is known to be on disk.
+    pub fn last_synced(&self) -> u64 {
+        self.synced
     }
 
     pub fn chain(&self) -> &Chain {

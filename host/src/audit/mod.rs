@@ -79,7 +79,7 @@ impl Audit {
         if fresh {
             file::keep_key(&key_file, &key).context("audit.key")?;
         }
-        let synced = watch::Sender::new(log.seq());
+        let synced = watch::Sender::new(log.last_synced());
         let syslog = config.syslog.as_ref().map(|to| syslog::start(dir, to, synced.subscribe()));
         let audit = Arc::new(Self {
             synced,
@@ -133,6 +133,13 @@ impl Audit {
     pub fn write(&self, record: &Record) -> Result<Option<Synced>, AuditError> {
         let seq = self.append(|log| log.write(record))?;
         Ok(self.strict.then(|| self.wait(seq)))
+    }
+
+    /// In strict mode, waits until a line is on disk.
+    pub async fn synced(&self, seq: u64) {
+        if self.strict {
+            self.wait(seq).await;
+        }
     }
 
     /// Digest of a canonical request under the log's key.

@@ -103,7 +103,7 @@ impl Trail {
 }
 
 /// The number a line says it has.
-fn number(line: &[u8]) -> Option<u64> {
+pub fn number(line: &[u8]) -> Option<u64> {
     let digits = line.strip_prefix(b"{\"seq\":")?;
     let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()

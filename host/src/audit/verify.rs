@@ -48,6 +48,11 @@ impl Head {
         format!("{text:<255}\n").into_bytes()
     }
 
+    /// The last line that a head says is on disk, unchecked; none where the text is no head.
+    pub fn said(text: &[u8]) -> Option<u64> {
+        serde_json::from_slice(text).ok().map(|sealed: Sealed| sealed.last_seq)
+    }
+
     /// The head of the log in `dir`; none when it was never written.
     pub fn read(dir: &Path, key: &[u8; KEY_BYTES]) -> anyhow::Result<Option<Self>> {
         let text = match fs::read(dir.join(Self::NAME)) {

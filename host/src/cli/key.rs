@@ -38,7 +38,7 @@ pub enum Key {
         #[command(flatten)]
         at: At,
     },
-    /// Removes a key. Every edge refuses it within a second.
+    /// Removes a key. Every edge refuses it within a second, also one whose key file holds it too.
     Revoke {
         id: String,
         #[command(flatten)]
@@ -53,7 +53,7 @@ pub enum Key {
         #[command(flatten)]
         at: At,
     },
-    /// Takes the records of a key file into the store; those known already stay as they are.
+    /// Takes the records of a key file into the store; those known already stay as they are, and those revoked stay so.
     Import {
         file: PathBuf,
         #[command(flatten)]
@@ -101,7 +101,7 @@ pub struct Create {
     #[arg(long, value_name = "DURATION", value_parser = keys::duration_ms)]
     cache_ttl: Option<u64>,
     /// A JSON file the record is added to, in place of the store.
-    #[arg(long, value_name = "FILE", conflicts_with = "store")]
+    #[arg(long, value_name = "FILE")]
     keys: Option<PathBuf>,
     #[command(flatten)]
     at: At,
@@ -144,8 +144,11 @@ impl Key {
                     serde_json::from_slice(&fs::read(&file).with_context(named)?).with_context(named)?;
                 let all = records.len();
                 at.with(async |store| {
-                    let new = keys::import(store, records).await?;
+                    let keys::Imported { new, revoked } = keys::import(store, records).await?;
                     println!("{new} of {all} keys imported; the others were known");
+                    if !revoked.is_empty() {
+                        println!("revoked here, and so not imported: {}", revoked.join(", "));
+                    }
                     Ok(())
                 })
             }
@@ -167,6 +170,7 @@ impl Create {
         let expires_at_ms = self.expires_in.map(|ms| now_ms().saturating_add(ms));
         let new = NewKey { tenant, user, models, networks, filters, limits, cache, expires_at_ms };
         if let Some(file) = keys {
+            anyhow::ensure!(!at.names_a_store(), "--keys and --store name two places; the key goes to one");
             println!("{}", create_key(&file, new)?);
             return Ok(());
         }

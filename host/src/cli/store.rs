@@ -13,11 +13,18 @@ pub struct At {
     #[arg(long, value_name = "FILE", env = "LITTORAL_CONFIG")]
     config: Option<PathBuf>,
     /// The store, in place of the configuration's: a file, or the address of a Redis, as in store.url.
-    #[arg(long, value_name = "URL", env = "LITTORAL_STORE")]
+    #[arg(long, value_name = "URL", env = STORE)]
     store: Option<String>,
 }
 
+const STORE: &str = "LITTORAL_STORE";
+
 impl At {
+    /// Whether the command line itself names a store, not the environment it runs in.
+    pub fn names_a_store(&self) -> bool {
+        self.store.is_some() && self.store != std::env::var(STORE).ok()
+    }
+
     /// What the flags amount to: the configuration with the store that is named.
     pub fn read(&self) -> anyhow::Result<config::Config> {
         let mut config = match &self.config {

@@ -6,7 +6,7 @@ use clap::{Subcommand, builder::NonEmptyStringValueParser};
 use crate::{
     admin::keys,
     cli::store::At,
-    tokens::{self, Mint, Subject},
+    tokens::{self, Mint, Secret, Subject},
 };
 
 #[derive(Debug, Subcommand)]
@@ -50,7 +50,7 @@ impl Token {
                     bail!("--lifetime must be at least 1s and at most {most_s}s, which is what the edges take");
                 }
                 at.with(async |store| {
-                    let mint = Mint::load(&config.token, store).await?;
+                    let mint = Mint::load(&config.token, store, Secret::existing).await?;
                     let mint = mint.context("token.issuer is not set; --config names the file that sets it")?;
                     let record = keys::record(store, &key_id).await?;
                     let (tenant, user, client_id) = (record.tenant, record.user, record.id);

@@ -9,7 +9,11 @@ use anyhow::Context;
 use clap::Subcommand;
 use qrcode::{QrCode, render::unicode::Dense1x2};
 
-use crate::{admin::factors, cli::store::At, tokens::Secret};
+use crate::{
+    admin::factors,
+    cli::store::At,
+    tokens::{Secret, Signer},
+};
 
 #[derive(Debug, Subcommand)]
 pub enum User {
@@ -42,6 +46,7 @@ impl User {
             Self::Enrol { tenant, user, secret, at } => {
                 let secret = Secret::existing(&secret.map_or_else(|| Ok(at.read()?.token.secret_file), anyhow::Ok)?)?;
                 at.with(async |store| {
+                    Signer::check(store, &secret).await?;
                     let enrolled = factors::enrol(store, &secret, &tenant, &user).await?;
                     let code = QrCode::new(&enrolled.uri).context("the QR code cannot be drawn")?;
                     // Light on dark, as terminals are; scanners read either.

@@ -181,10 +181,36 @@ impl Default for Audit {
 }
 
 impl Audit {
+    /// The key at fault, and how: a log that is not written is neither copied nor sent, and answers wait for nothing.
+    fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        let without = [
+            ("key", self.key.is_some()),
+            ("copy_to", self.copy_to.is_some()),
+            ("syslog", self.syslog.is_some()),
+            ("strict", self.strict),
+        ];
+        match (&self.dir, &self.copy_to) {
+            (None, _) => match without.into_iter().find(|(_, is_set)| *is_set) {
+                Some((key, _)) => Err((key, "needs audit.dir: without it no audit log is written")),
+                None => Ok(()),
+            },
+            (Some(dir), Some(copy)) if resolved(dir) == resolved(copy) => {
+                Err(("copy_to", "is audit.dir itself; name a folder on another disk"))
+            }
+            _ if self.keep_days == 0 => Err(("keep_days", "must be at least 1")),
+            _ => Ok(()),
+        }
+    }
+
     /// Where the key of a log in `dir` is.
     pub fn key_file(&self, dir: &Path) -> PathBuf {
         self.key.clone().unwrap_or_else(|| crate::audit::default_key(dir))
     }
+}
+
+/// The folder a path leads to, as far as it is there.
+fn resolved(path: &Path) -> PathBuf {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).unwrap_or_else(|_| path.into())
 }
 
 /// The admin listener.
@@ -260,6 +286,9 @@ pub(super) fn check(config: &Config) -> Result<(), ConfigError> {
     if let Some(Err(message)) = config.audit.syslog.as_ref().map(Syslog::check) {
         return refuse("audit.syslog".into(), message.into());
     }
+    if let Err((key, message)) = config.audit.check() {
+        return refuse(format!("audit.{key}"), message.into());
+    }
     if config.audit.rotate_bytes < 4096 {
         return refuse("audit.rotate_bytes".into(), "must be at least 4096".into());
     }
@@ -306,7 +335,9 @@ mod tests {
             ("2001:db8::1", "2001:db8::1", "[2001:db8::1]:6514"),
         ];
         for (address, name, with_port) in cases {
-            let config = parse(&format!("[audit.syslog]\naddress = '{address}'\nca_file = 'ca.pem'")).unwrap();
+            let config =
+                parse(&format!("[audit]\ndir = 'log'\nsyslog = {{ address = '{address}', ca_file = 'ca.pem' }}"))
+                    .unwrap();
             config.check().unwrap();
             let syslog = config.audit.syslog.unwrap();
             assert_eq!((syslog.name(), &*syslog.with_port()), (name, with_port));
@@ -323,6 +354,12 @@ mod tests {
             ("[audit.syslog]\naddress = 'a'\nca = 'b'", "audit.syslog.ca"),
             ("[audit.syslog]\naddress = 'a:b'\nca_file = 'b'", "audit.syslog"),
             ("[audit.syslog]\naddress = 'a'\nca_file = 'b'\nkey_file = 'c'", "audit.syslog"),
+            ("[audit.syslog]\naddress = 'a'\nca_file = 'b'", "audit.syslog"),
+            ("[audit]\ncopy_to = 'b'", "audit.copy_to"),
+            ("[audit]\nkey = 'b'", "audit.key"),
+            ("[audit]\nstrict = true", "audit.strict"),
+            ("[audit]\ndir = '/nowhere/a'\ncopy_to = '/nowhere/./a'", "audit.copy_to"),
+            ("[audit]\ndir = 'a'\nkeep_days = 0", "audit.keep_days"),
             ("[admin]\nlisten = '0.0.0.0:1'", "admin.listen"),
             ("[price.m]\npromt = 1", "price.m.promt"),
             ("[tenant.a.step_up]\nwhn = 'always'", "tenant.a.step_up.whn"),

@@ -62,6 +62,7 @@ impl TryFrom<IssuerTable> for Issuer {
             tenant,
             max_lifetime_s: max_lifetime_s.unwrap_or(default.max_lifetime_s),
             leeway_s: leeway_s.unwrap_or(default.leeway_s),
+            for_keys: false,
         };
         let jwks = match jwks.split_once("://") {
             Some(("https" | "http", _)) => Jwks::Url(jwks),
@@ -108,6 +109,7 @@ impl Token {
             audience: self.audience.clone(),
             algorithms: vec!["ES256".into()],
             max_lifetime_s: self.lifetime_s.max(Rules::default().max_lifetime_s),
+            for_keys: true,
             ..Rules::default()
         })
     }

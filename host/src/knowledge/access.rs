@@ -8,7 +8,7 @@ use littoral_core::{
 };
 
 use super::{Issuers, Keys, Mirror, Places, issuers};
-use crate::{config::Config, vault::Table};
+use crate::{admin::keys::revoked, config::Config, vault::Table};
 
 /// Name of the policy and the price of all that have none of their own.
 const OTHERS: &str = "*";
@@ -55,10 +55,16 @@ impl Access {
         Some(Fact { kind: fact_kind::VERIFYING_KEY.into(), key: name.into(), value, error: None })
     }
 
+    /// JSON of a key's record: the store's, else the file's. One that was revoked has none, whatever a file still holds.
+    fn key(&self, id: &str) -> Option<Vec<u8>> {
+        let found = self.mirror.get(Table::Keys, id).or_else(|| self.file.get(id))?;
+        self.mirror.get(Table::Revoked, &revoked(id)).is_none().then_some(found)
+    }
+
     /// The value of a fact, if it is of a kind that is kept here.
     pub fn peek(&self, kind: &str, key: &str) -> Option<Option<Vec<u8>>> {
         match (kind, key) {
-            (fact_kind::API_KEY, id) => Some(self.mirror.get(Table::Keys, id).or_else(|| self.file.get(id))),
+            (fact_kind::API_KEY, id) => Some(self.key(id)),
             (fact_kind::TENANT, name) => Some(self.tenants.get(name).or_else(|| self.tenants.get(OTHERS)).cloned()),
             (fact_kind::CONFIG, "prices") => Some(self.prices.clone()),
             (fact_kind::ISSUER, name) => Some(self.issuers.trust(name)),

@@ -86,6 +86,9 @@ impl Issuers {
                     return Err(error.context(format!("auth.issuer[{i}].jwks")));
                 }
                 Err(error) => tracing::warn!(issuer = source.rules.issuer, error = format!("{error:#}"), "no keys yet"),
+                Ok(()) if source.keys.load().is_empty() && matches!(source.from, Jwks::File(_)) => {
+                    anyhow::bail!("auth.issuer[{i}].jwks: the key set holds no signature key for ES256, EdDSA or RS256")
+                }
                 Ok(()) => {}
             }
             sources.push(source);
@@ -206,7 +209,15 @@ impl Source {
             self.keys.store(Arc::new(named));
             self.epoch.fetch_add(1, Relaxed);
         }
-        tracing::info!(issuer = self.rules.issuer, keys = keys.len(), "verification keys read");
+        if keys.is_empty() {
+            // That is an answer: what an issuer has withdrawn opens nothing any more.
+            tracing::warn!(
+                issuer = self.rules.issuer,
+                "the issuer has no key left that can be used; its tokens are refused"
+            );
+        } else {
+            tracing::info!(issuer = self.rules.issuer, keys = keys.len(), "verification keys read");
+        }
         Ok(())
     }
 }

@@ -172,7 +172,7 @@ impl Executor {
                 Box::pin(self.retrieve(headers, plan, arrival, (head, entry))).await
             }
             ReplyBody::Service(name, args) if name == operation::OAUTH_TOKEN => {
-                Box::pin(self.oauth_token(Arc::unwrap_or_clone(plan), &args, entry)).await
+                Box::pin(self.oauth_token(plan, (&args, &arrival.id), entry)).await
             }
             ReplyBody::Service(name, args) if name == operation::STEP_UP => {
                 Box::pin(self.step_up(Arc::unwrap_or_clone(plan), &args, &arrival.peer)).await

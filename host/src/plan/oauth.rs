@@ -1,10 +1,12 @@
 //! The service `oauth-token`: a token for a client that a guest let in.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderValue, header::CACHE_CONTROL};
 use littoral_core::{Body, Plan, Reply, oauth};
 
-use super::{Answer, Executor, whole};
+use super::{Answer, Executor, permit::Take, whole};
 use crate::{
     error::Error,
     telemetry::Entry,
@@ -13,12 +15,20 @@ use crate::{
 
 impl Executor {
     /// Mints what the plan's grant asks for.
-    pub(super) async fn oauth_token(&self, plan: Plan, args: &str, entry: &mut Entry) -> Result<Answer, Error> {
+    pub(super) async fn oauth_token(
+        &self,
+        mut plan: Arc<Plan>,
+        (args, request_id): (&str, &str),
+        entry: &mut Entry,
+    ) -> Result<Answer, Error> {
+        let permit = self.admit(&mut plan, Take::Request, request_id, self.shared.deadline).await?;
+        let headers = permit.map(|permit| permit.headers.clone()).unwrap_or_default();
         let Some(mint) = &self.shared.mint else {
             return answer(oauth::refusal(400, "unsupported_grant_type", "this server issues no tokens"), entry);
         };
         let grant = serde_json::from_str(args).map_err(|e| Error::Plan(format!("its grant cannot be read: {e}")))?;
-        let principal = plan.principal.ok_or_else(|| Error::Plan("it names nobody to give a token to".into()))?;
+        let principal =
+            plan.principal.clone().ok_or_else(|| Error::Plan("it names nobody to give a token to".into()))?;
         let store = &*self.shared.store;
         let issued = match grant {
             oauth::Grant::ClientCredentials => {
@@ -37,7 +47,7 @@ impl Executor {
         match issued {
             Ok(issued) => {
                 let json = serde_json::to_vec(&issued).expect("strings and numbers always serialise");
-                let mut answer = whole(200, Vec::new(), json.into())?;
+                let mut answer = whole(200, headers, json.into())?;
                 if let Answer::Whole(response) = &mut answer {
                     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
                 }

@@ -125,7 +125,7 @@ fn demand(charge: &Charge, work: Option<&Reservation>) -> Demand {
     Demand { kind, key, amount, least, limit, window_ms }
 }
 
-/// Lowers `max_tokens` to what every limit pays for.
+/// Lowers `max_tokens`, which is each choice's, to what every limit pays for.
 fn lower(plan: &mut Arc<Plan>, work: &Reservation, demands: &[Demand], grants: &[Grant]) -> Result<bool, Error> {
     let paid = demands.iter().zip(grants).map(|(demand, grant)| work.affordable(&demand.kind, grant.amount)).min();
     let Some(paid) = paid.filter(|paid| *paid < work.completion) else { return Ok(false) };
@@ -230,6 +230,7 @@ impl Meter for Permit {
         let mut corrections = Vec::new();
         for (demand, granted) in grants {
             let completion = work.affordable(&demand.kind, *granted).min(work.completion);
+            let completion = work.all(completion);
             let tokens = Tokens { prompt: prompt.into(), cache_hit: cached.into(), completion };
             if ![charge_kind::TOKENS, charge_kind::BUDGET].contains(&demand.kind.as_str()) {
                 continue;

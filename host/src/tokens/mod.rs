@@ -3,6 +3,9 @@
 mod secret;
 mod signer;
 
+use std::path::Path;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
 use littoral_core::{
     key::hex,
     token::{ORIGIN, Origin, Revocation, by_jti, by_subject},
@@ -19,8 +22,8 @@ use crate::{
     vault::{Store, StoreError, Table},
 };
 
-/// Longest refresh token that is looked at, bytes.
-const MAX_REFRESH: usize = 256;
+/// Families of refresh tokens that a client may have at once.
+const FAMILIES: u8 = 8;
 const DAY_MS: u64 = 86_400_000;
 
 /// Whom a token is for.
@@ -42,15 +45,15 @@ pub struct Subject {
     pub origin: Option<Origin>,
 }
 
-/// What a refresh token stands for, by its digest.
+/// What is kept of a family of refresh tokens: all that were refreshed from one, of which the last is good.
 #[derive(Debug, Serialize, Deserialize)]
 struct Refresh {
     subject: Subject,
-    /// All tokens that were refreshed from one.
     family: String,
-    /// When it was given, Unix seconds; one that does not say so is older than every revocation.
-    #[serde(default)]
-    issued_s: u64,
+    /// Of the token that is good; empty: none is.
+    digest: String,
+    /// When it was given, Unix milliseconds.
+    issued_ms: u64,
 }
 
 /// Why no token was given.
@@ -90,10 +93,16 @@ pub struct Mint {
 }
 
 impl Mint {
-    /// Takes the signing key from the store, or makes one; none when this installation is no issuer.
-    pub async fn load(config: &config::Token, store: &dyn Store) -> anyhow::Result<Option<Self>> {
+    /// Takes the signing key from the store, or makes one; none when this installation is no issuer. `secret` reads the
+    /// file of the secret: an edge's makes one that is not there ([`Secret::load`]), a command's does not
+    /// ([`Secret::existing`]).
+    pub async fn load(
+        config: &config::Token,
+        store: &dyn Store,
+        secret: fn(&Path) -> anyhow::Result<Secret>,
+    ) -> anyhow::Result<Option<Self>> {
         let Some(issuer) = &config.issuer else { return Ok(None) };
-        let secret = Secret::load(&config.secret_file)?;
+        let secret = secret(&config.secret_file)?;
         Ok(Some(Self {
             signer: Signer::load(store, &secret).await?,
             secret,
@@ -124,52 +133,77 @@ impl Mint {
         Ok(Issued { access_token, token_type: "Bearer".into(), expires_in: lifetime_s, refresh_token: None })
     }
 
-    /// An access token and a refresh token of a new family.
+    /// An access token and a refresh token of a new family. A client has [`FAMILIES`] at most: one more ends its oldest, so
+    /// that one who asks again and again, and never refreshes, fills no store.
     pub async fn grant(&self, store: &dyn Store, subject: Subject) -> Result<Issued, TokenError> {
-        let family = random()?;
-        self.issue(store, Refresh { subject, family, issued_s: 0 }).await
+        let (client, family) = (subject.client_id.clone(), random()?);
+        let mut refresh = Refresh { subject, family, digest: String::new(), issued_ms: 0 };
+        let mut oldest: Option<(u64, u8)> = None;
+        // Those who ask at once begin at different places.
+        let first = rand::random_range(0..FAMILIES);
+        for slot in (0..FAMILIES).map(|i| (first + i) % FAMILIES) {
+            let place = place(&client, slot);
+            let Some(before) = store.get(Table::Refresh, &place).await? else {
+                let (issued, json) = self.issue(&mut refresh, slot)?;
+                if store.put_new(Table::Refresh, &place, json, Some(self.refresh_until())).await? {
+                    return Ok(issued);
+                }
+                continue;
+            };
+            // What cannot be read, or was ended, goes first.
+            let since = serde_json::from_slice::<Refresh>(&before).ok().filter(|there| !there.is_over());
+            let since = since.map_or(0, |there| there.issued_ms);
+            if oldest.as_ref().is_none_or(|(known, _)| since < *known) {
+                oldest = Some((since, slot));
+            }
+        }
+        let slot = oldest.map_or(first, |(_, slot)| slot);
+        let (issued, json) = self.issue(&mut refresh, slot)?;
+        store.put(Table::Refresh, &place(&client, slot), json, Some(self.refresh_until())).await?;
+        Ok(issued)
     }
 
     /// A new pair for a refresh token, which is good once. One that comes a second time was stolen, or its successor was:
     /// the whole family is ended.
     pub async fn refresh(&self, store: &dyn Store, text: &str, client_id: &str) -> Result<Issued, TokenError> {
-        if text.len() > MAX_REFRESH {
+        let presented = Presented::parse(text).ok_or(TokenError::Refused)?;
+        let place = place(client_id, presented.slot);
+        let before = store.get(Table::Refresh, &place).await?.ok_or(TokenError::Refused)?;
+        let mut refresh: Refresh = serde_json::from_slice(&before).map_err(|e| TokenError::Damaged(e.to_string()))?;
+        // A family that made room for another one is over.
+        if refresh.family != presented.family || refresh.subject.client_id != client_id || refresh.is_over() {
             return Err(TokenError::Refused);
         }
-        let id = digest(text);
-        let Some(json) = store.take(Table::Refresh, &id).await? else {
-            if let Some(family) = store.get(Table::Once, &used(&id)).await? {
-                tracing::warn!(client_id, "a refresh token was used twice; its family is ended");
-                let family = String::from_utf8_lossy(&family).into_owned();
-                store.put(Table::Once, &ended(&family), Vec::new(), Some(self.refresh_until())).await?;
-            }
-            return Err(TokenError::Refused);
-        };
-        let refresh: Refresh = serde_json::from_slice(&json).map_err(|e| TokenError::Damaged(e.to_string()))?;
-        let family = refresh.family.clone().into_bytes();
-        store.put(Table::Once, &used(&id), family, Some(self.refresh_until())).await?;
-        let over = store.get(Table::Once, &ended(&refresh.family)).await?.is_some();
-        if over || refresh.subject.client_id != client_id || self.is_revoked(store, &refresh).await? {
+        if verify_slices_are_equal(refresh.digest.as_bytes(), digest(text).as_bytes()).is_err() {
+            tracing::warn!(client_id, "a refresh token was used twice; its family is ended");
+            refresh.digest.clear();
+            let json = refresh.json()?;
+            store.swap(Table::Refresh, &place, &before, json, Some(self.refresh_until())).await?;
             return Err(TokenError::Refused);
         }
-        self.issue(store, refresh).await
+        if self.is_revoked(store, &refresh).await? {
+            return Err(TokenError::Refused);
+        }
+        let (issued, json) = self.issue(&mut refresh, presented.slot)?;
+        // Of two who come at once one is first; the other one's token is used by then.
+        let first = store.swap(Table::Refresh, &place, &before, json, Some(self.refresh_until())).await?;
+        if first { Ok(issued) } else { Err(TokenError::Refused) }
     }
 
     /// Whether the subject's tokens were revoked since.
     async fn is_revoked(&self, store: &dyn Store, refresh: &Refresh) -> Result<bool, TokenError> {
         let Subject { tenant, user, .. } = &refresh.subject;
         let stored = store.get(Table::Revoked, &by_subject(&self.issuer, tenant, user)).await?;
-        Ok(stored.is_some_and(|json| Revocation::read(&json).ends(refresh.issued_s)))
+        Ok(stored.is_some_and(|json| Revocation::read(&json).ends(refresh.issued_ms / 1000)))
     }
 
-    async fn issue(&self, store: &dyn Store, mut refresh: Refresh) -> Result<Issued, TokenError> {
-        refresh.issued_s = now_ms() / 1000;
+    /// A pair, and what is kept of its refresh token.
+    fn issue(&self, refresh: &mut Refresh, slot: u8) -> Result<(Issued, Vec<u8>), TokenError> {
         let mut issued = self.access(&refresh.subject, None)?;
-        let text = format!("lr_{}{}", random()?, random()?);
-        let json = serde_json::to_vec(&refresh).map_err(|e| TokenError::Damaged(e.to_string()))?;
-        store.put(Table::Refresh, &digest(&text), json, Some(self.refresh_until())).await?;
+        let text = format!("lr_{slot:02x}{}{}{}", refresh.family, random()?, random()?);
+        (refresh.issued_ms, refresh.digest) = (now_ms(), digest(&text));
         issued.refresh_token = Some(text);
-        Ok(issued)
+        Ok((issued, refresh.json()?))
     }
 
     fn refresh_until(&self) -> u64 {
@@ -177,12 +211,34 @@ impl Mint {
     }
 }
 
-fn used(id: &str) -> String {
-    format!("refresh-used/{id}")
+impl Refresh {
+    fn is_over(&self) -> bool {
+        self.digest.is_empty()
+    }
+
+    fn json(&self) -> Result<Vec<u8>, TokenError> {
+        serde_json::to_vec(self).map_err(|e| TokenError::Damaged(e.to_string()))
+    }
 }
 
-fn ended(family: &str) -> String {
-    format!("refresh-ended/{family}")
+/// A refresh token as a client presents it: `lr_`, a slot, a family, and a secret, in hex.
+struct Presented<'a> {
+    slot: u8,
+    family: &'a str,
+}
+
+impl<'a> Presented<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let hex =
+            text.strip_prefix("lr_").filter(|hex| hex.len() == 98 && hex.bytes().all(|b| b.is_ascii_hexdigit()))?;
+        let slot = u8::from_str_radix(&hex[..2], 16).ok().filter(|slot| *slot < FAMILIES)?;
+        Some(Self { slot, family: &hex[2..34] })
+    }
+}
+
+/// Where one of a client's families is kept.
+fn place(client_id: &str, slot: u8) -> String {
+    format!("{client_id}/{slot:02x}")
 }
 
 fn digest(text: &str) -> String {

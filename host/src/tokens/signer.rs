@@ -37,6 +37,14 @@ impl Signer {
         Ok(Self { pair, kid })
     }
 
+    /// Fails where the key in the store was sealed with another secret: what is sealed with this one is lost to the edges.
+    pub async fn check(store: &dyn Store, secret: &Secret) -> Result<(), TokenError> {
+        match store.get(Table::Secrets, NAME).await? {
+            Some(sealed) if secret.open(NAME, &sealed).is_none() => Err(TokenError::OtherSecret),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// The key set that verifies what this signs.
     pub fn jwks(&self) -> Vec<u8> {
         let key = jwks::es256(&self.kid, self.pair.public_key().as_ref());

@@ -251,13 +251,14 @@ impl Store for Embedded {
         })
     }
 
-    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool> {
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, bool> {
         let (id, before) = (id.to_string(), before.to_vec());
         self.run(move |connection| {
             let transaction = connection.transaction()?;
             touch(&transaction, table)?;
-            let write = "UPDATE entries SET value = ?4, until_ms = NULL WHERE kind = ?1 AND id = ?2 AND value = ?3";
-            let swapped = transaction.execute(write, params![table.name(), id, before, value])?;
+            let write = "UPDATE entries SET value = ?4, until_ms = ?5 WHERE kind = ?1 AND id = ?2 AND value = ?3";
+            let until_ms = until_ms.map(|ms| ms as i64);
+            let swapped = transaction.execute(write, params![table.name(), id, before, value, until_ms])?;
             transaction.commit()?;
             Ok(swapped == 1)
         })

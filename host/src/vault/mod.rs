@@ -128,8 +128,8 @@ pub trait Store: Send + Sync {
     fn put(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, ()>;
     /// Writes an entry if there is none; whether there was none.
     fn put_new(&self, table: Table, id: &str, value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, bool>;
-    /// Writes an entry that never expires where `before` stands; whether it stood there.
-    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool>;
+    /// Writes an entry where `before` stands; whether it stood there. `until_ms` as in [`Store::put`].
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, bool>;
     /// Removes an entry and gives it to one caller only.
     fn take(&self, table: Table, id: &str) -> Answer<'_, Option<Vec<u8>>>;
     fn admit(&self, admission: Admission) -> Answer<'_, Result<Vec<Grant>, Refusal>>;
@@ -167,6 +167,23 @@ pub async fn replace(
     match store.put(table, id, value, None).await {
         Err(StoreError::NotReplicated(replicas)) => Err(put_back(store, (table, id), before, replicas).await),
         written => written,
+    }
+}
+
+/// Writes an entry that never expires where `before` stands, as [`replace`] does; whether it stood there. Nothing that was
+/// written meanwhile is lost, neither by the write nor by its being put back.
+pub async fn exchange(
+    store: &dyn Store,
+    (table, id): (Table, &str),
+    before: &[u8],
+    value: Vec<u8>,
+) -> Result<bool, StoreError> {
+    match store.swap(table, id, before, value.clone(), None).await {
+        Err(StoreError::NotReplicated(replicas)) => match store.swap(table, id, &value, before.to_vec(), None).await {
+            Ok(_) | Err(StoreError::NotReplicated(_)) => Err(StoreError::PutBack(replicas)),
+            Err(error) => Err(error),
+        },
+        answer => answer,
     }
 }
 

@@ -335,7 +335,7 @@ impl Store for Redis {
         })
     }
 
-    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>) -> Answer<'_, bool> {
+    fn swap(&self, table: Table, id: &str, before: &[u8], value: Vec<u8>, until_ms: Option<u64>) -> Answer<'_, bool> {
         let (id, before) = (id.to_string(), before.to_vec());
         self.run(move |shared| async move {
             let mut writes = redis::pipe();
@@ -347,7 +347,7 @@ impl Store for Redis {
             } else {
                 swap.arg(1).arg(entry(table, &id)).arg("");
             }
-            swap.arg(before).arg(sealed(&value, None));
+            swap.arg(before).arg(sealed(&value, until_ms)).arg(until_ms.unwrap_or(0));
             writes.add_command(swap);
             Ok(shared.write::<(i64,)>(writes).await?.0 == 1)
         })

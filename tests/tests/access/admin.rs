@@ -109,10 +109,19 @@ async fn nobody_else_is_let_in() {
     );
     let said = littoral_tests::client::raw(address, raw.as_bytes(), SOON).await.unwrap();
     assert!(said.starts_with("HTTP/1.1 421"), "{said}");
-    // A new token ends the old one.
+    // Names and schemes are what they are in any case (RFC 9110, 4.2.3 and 11.1).
+    let raw = format!(
+        "GET /admin/keys HTTP/1.1\r\nhost: LOCALHOST:{}\r\nauthorization: bearer {token}\r\nconnection: close\r\n\r\n",
+        address.port()
+    );
+    let said = littoral_tests::client::raw(address, raw.as_bytes(), SOON).await.unwrap();
+    assert!(said.starts_with("HTTP/1.1 200"), "{said}");
+    // A new token ends the old one, and the sessions that were opened with it.
     let mut command = Command::new(artefact::binary("littoral"));
     command.args(["admin", "token", "--store", &edge.store]);
     let fresh = process::run("admin", command, SOON).said.trim().to_string();
     assert_eq!(nobody.with_key(token).get("/admin/keys").await.status, 401);
     nobody.with_key(&fresh).get("/admin/keys").await.ok().await;
+    assert_eq!(session.get("/admin/keys").await.status, 401);
+    assert_eq!(send(&session.with_header("x-csrf-token", &csrf), "POST", "/admin/keys", &new).await.status, 401);
 }

@@ -243,7 +243,7 @@ fn cramped(node: &InstantNode, more: &str) -> (Process, Client, PathBuf) {
     fs::create_dir_all(&dir).unwrap();
     let (key, copy) = (setup.dir().join("audit.key"), setup.dir().join("copy"));
     let key = format!("key = '{}'\ncopy_to = '{}'", key.display(), copy.display());
-    let setup = setup.with("audit", &key);
+    let setup = setup.with("audit", &key).with("admin", "listen = '127.0.0.1:0'");
     let (serve, keys) = setup.command();
     let mut command = Command::new("unshare");
     let mount = "mount -t tmpfs -o size=64k tmpfs \"$0\" && exec \"$@\"";
@@ -293,6 +293,39 @@ async fn a_full_disk_closes_the_door_or_is_told() {
     let metrics = littoral_tests::metrics::Metrics::of(told.address("metrics")).await;
     assert!(metrics.get("littoral_audit_lost_total") > 50.0);
     tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
+/// No key is made of which the log says nothing.
+#[tokio::test]
+async fn administrators_do_nothing_that_is_not_recorded() {
+    let node = InstantNode::start("n", Script::default());
+    let (edge, _, copy) = cramped(&node, "on_full = 'deny'");
+    let said = edge.log();
+    let token = said.lines().find_map(|line| line.strip_prefix("admin token ")).unwrap();
+    let admin = Client::new(edge.address("admin")).with_key(token);
+    let new = json!({"tenant": "acme", "user": "ada"}).to_string();
+    let mut made = 0;
+    let refused = loop {
+        let answer = admin.post("/admin/keys", new.clone()).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        made += 1;
+        assert!(made < 1000, "64 KiB never fill");
+    };
+    assert_eq!(refused.status, 503);
+    assert!(made > 20);
+    let mut list = Command::new(artefact::binary("littoral"));
+    list.args(["key", "list", "--config"]).arg(copy.with_file_name("edge.toml"));
+    let listed = process::run("key", list, SOON).said;
+    assert_eq!(listed.lines().filter(|line| line.contains("acme/ada")).count(), made);
+    let marks = || {
+        let text: String = files(&copy).iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+        text.lines()
+            .filter(|line| line.contains("\"event_type\":\"begin\"") && line.contains("POST /admin/keys"))
+            .count()
+    };
+    eventually("the marks in the second folder", SOON, async || marks() >= made).await;
 }
 
 #[tokio::test]

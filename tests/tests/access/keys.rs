@@ -86,6 +86,35 @@ async fn keys_of_a_file_move_into_the_store() {
     edge.client().with_key(&edge.keys.expired).get("/v1/models").await.error(401).await;
 }
 
+/// What was revoked is over, also where the file of an edge holds the key, or an older secret of it.
+#[tokio::test]
+async fn a_revoked_key_does_not_come_back_from_a_file() {
+    let (node, redis) = (InstantNode::start("n", Script::default()), Redis::start());
+    let store = format!("url = '{}'\ntimeout_ms = 5000", redis.url());
+    let setup = Edge::to(&[node.address()]).with("store", &store);
+    let file = setup.dir().join("keys.json");
+    let edge = setup.start();
+    let id = edge.keys.acme.split('_').nth(1).unwrap();
+    edge.client().get("/v1/models").await.ok().await;
+    edge.key(&["import", file.to_str().unwrap()]);
+    let rotated = edge.client().with_key(&edge.key(&["rotate", id]));
+    eventually("the new secret", SOON, async || rotated.get("/v1/models").await.status == 200).await;
+    edge.client().get("/v1/models").await.error(401).await;
+    edge.key(&["revoke", id]);
+    for client in [&rotated, &edge.client()] {
+        eventually("the end of the key", SOON, async || client.get("/v1/models").await.status == 401).await;
+    }
+    let said = edge.key(&["import", file.to_str().unwrap()]);
+    assert!(said.starts_with("0 of 5") && said.contains("revoked") && said.contains(id), "{said}");
+    // Nor does it come back with an edge that starts now, with the same file.
+    let again = Edge::to(&[node.address()]).with("store", &store).with("keys", &format!("file = '{}'", file.display()));
+    let again = again.start();
+    for client in [&rotated, &edge.client()] {
+        client.at(again.http).get("/v1/models").await.error(401).await;
+    }
+    edge.client().with_key(&edge.keys.globex).at(again.http).get("/v1/models").await.ok().await;
+}
+
 #[tokio::test]
 async fn a_key_and_a_budget_survive_the_death_of_the_edge() {
     let node = InstantNode::start("n", Script::default());
@@ -175,6 +204,24 @@ async fn a_file_is_for_one_edge() {
     edge.key(&["create", "--tenant", "acme", "--user", "ada"]);
     edge.process.kill();
     second().start();
+}
+
+#[test]
+fn a_key_goes_to_the_file_that_is_named_whatever_the_environment_says() {
+    let dir = littoral_tests::artefact::scratch("keys");
+    let (file, store) = (dir.join("keys.json"), dir.join("littoral.db"));
+    let create = |more: &[&str]| {
+        let mut command = std::process::Command::new(littoral_tests::artefact::binary("littoral"));
+        command.args(["key", "create", "--tenant", "acme", "--user", "ada", "--keys"]).arg(&file).args(more);
+        command.env("LITTORAL_STORE", &store);
+        littoral_tests::process::run("key", command, SOON)
+    };
+    let made = create(&[]);
+    assert!(made.status.success() && made.said.starts_with("lk_"), "{}", made.said);
+    assert!(file.exists() && !store.exists());
+    let both = create(&["--store", "other.db"]);
+    assert!(!both.status.success());
+    both.names(&["--keys", "--store"]);
 }
 
 #[tokio::test]

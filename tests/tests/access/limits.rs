@@ -62,6 +62,28 @@ async fn a_hundred_streams_never_overrun_a_budget_for_ten() {
     hundred_against_ten(&node, &[&edge]).await;
 }
 
+/// Every choice is paid for: three of five tokens are fifteen.
+#[tokio::test]
+async fn many_choices_at_once_never_overrun_a_budget_either() {
+    let node = InstantNode::start("n", Script { interval: Duration::from_millis(5), ..Script::default() });
+    let edge = Edge::to(&[node.address()]).with("price.\"*\"", PRICE).with("cache", "policy = 'off'").start();
+    let client = edge.client_with(&["--budget", "50/total"]).await;
+    let answers = (0..20).map(|_| async {
+        let answer = client.chat(&ask(json!({"n": 3, "max_tokens": 5}))).await;
+        if answer.status == 402 {
+            return 0;
+        }
+        answer.ok().await["usage"]["completion_tokens"].as_u64().expect("usage ends every answer")
+    });
+    let mut used: Vec<u64> = join_all(answers).await;
+    used.sort_by(|a, b| b.cmp(a));
+    // Of the five that are left each of three gets one; two are too few for three.
+    assert_eq!(used[..5], [15, 15, 15, 3, 0], "{used:?}");
+    client.chat(&ask(json!({"n": 3, "max_tokens": 5}))).await.error(402).await;
+    let last = client.chat(&ask(json!({"max_tokens": 5}))).await.ok().await;
+    assert_eq!(last["usage"]["completion_tokens"], 2);
+}
+
 #[tokio::test]
 async fn two_edges_and_a_redis_never_overrun_it_either() {
     let node = InstantNode::start("n", Script { interval: Duration::from_millis(5), ..Script::default() });

@@ -178,6 +178,22 @@ async fn a_factor_is_sealed_with_the_secret_that_the_configuration_names() {
     assert!(!ended.status.success());
     ended.names(&["littoral.secret", "--config", "token.secret_file"]);
     assert!(!home.join("littoral.secret").exists());
+    // Nor with another secret than the edges', which could not open it.
+    let other = home.join("other");
+    std::fs::write(&other, "5a".repeat(32)).unwrap();
+    let ended = enrol(&["--store", &scene.edge.store, "--secret", other.to_str().unwrap()]);
+    assert!(!ended.status.success());
+    ended.names(&["another secret", "token.secret_file"]);
+    let id = scene.key.split('_').nth(1).unwrap();
+    // A command makes no secret either, which the next one would take for the edges'.
+    let config = home.join("elsewhere.toml");
+    std::fs::write(&config, "[token]\nissuer = 'https://edge.example'\nsecret_file = 'made-up'\n").unwrap();
+    let mut command = std::process::Command::new(littoral_tests::artefact::binary("littoral"));
+    command.args(["token", "create", id, "--store", &scene.edge.store, "--config"]).arg(&config).current_dir(&home);
+    let ended = process::run("token", command, SOON);
+    assert!(!ended.status.success());
+    ended.names(&["made-up", "token.secret_file"]);
+    assert!(!home.join("made-up").exists());
 }
 
 #[tokio::test]

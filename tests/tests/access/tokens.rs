@@ -58,6 +58,11 @@ async fn tokens_of_an_issuer_open_the_door_and_rotate_with_its_keys() {
     let token = next.token("k4", &claims());
     eventually("the new key", SOON, async || models(&edge, &token).await.status == 200).await;
     models(&edge, &pairs[0].1.token("k1", &claims())).await.error(401).await;
+    // An issuer that has withdrawn its keys has none; it may have some again.
+    fs::write(&file, json!({ "keys": [] }).to_string()).unwrap();
+    eventually("the end of the keys", SOON, async || models(&edge, &token).await.status == 401).await;
+    fs::write(&file, json!({ "keys": [next.jwk("k4")] }).to_string()).unwrap();
+    eventually("the key", SOON, async || models(&edge, &token).await.status == 200).await;
     // A damaged set changes nothing.
     fs::write(&file, "{\"keys\": 7").unwrap();
     eventually("the complaint", SOON, async || edge.process.log().contains("keys known before stay")).await;
@@ -198,6 +203,79 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     models(&other, last).await.ok().await;
     edge.key(&["revoke", id]);
     eventually("the end of the key", SOON, async || models(&other, last).await.status == 401).await;
+}
+
+/// One that asks for a token is charged as any request, and its refresh tokens are bounded: the oldest make room.
+#[tokio::test]
+async fn tokens_are_not_asked_for_without_end() {
+    let (node, redis) = (InstantNode::start("n", Script::default()), Redis::start());
+    let setup = Edge::to(&[node.address()]);
+    let secret = format!("issuer = 'https://edge.example'\nsecret_file = '{}'", setup.dir().join("secret").display());
+    let store = format!("url = '{}'\ntimeout_ms = 5000", redis.url());
+    let edge = setup.with("token", &secret).with("store", &store).start();
+    let client = async |arguments: &[&str]| {
+        let key = edge.key(&[&["create", "--tenant", "acme", "--user", "ada"], arguments].concat());
+        eventually("the key", SOON, async || models(&edge, &key).await.status != 401).await;
+        key
+    };
+    let key = client(&[]).await;
+    let grant = format!("grant_type=client_credentials&client_secret={key}");
+    let mut issued = Vec::new();
+    for _ in 0..30 {
+        issued.push(token(&edge, &grant).await.ok().await["refresh_token"].as_str().unwrap().to_string());
+    }
+    let kept = redis.command(&[b"EVAL", b"return #redis.call('KEYS', '*refresh:*')", b"0"]);
+    assert_eq!(kept, ":8");
+    let refresh = async |text: &str| {
+        token(&edge, &format!("grant_type=refresh_token&client_secret={key}&refresh_token={text}")).await
+    };
+    // The last one is good, the first one has made room.
+    let last = refresh(issued.last().unwrap()).await.ok().await;
+    assert_eq!(refresh(&issued[0]).await.json().await["error"], "invalid_grant");
+    refresh(last["refresh_token"].as_str().unwrap()).await.ok().await;
+    for bad in ["lr_", "lr_zz", &format!("lr_{}", "f".repeat(98)), &format!("lr_{}", "é".repeat(49))] {
+        assert_eq!(refresh(bad).await.json().await["error"], "invalid_grant", "{bad}");
+    }
+    // Those who ask at once get good ones as well.
+    let forms = (0..4).map(|_| token(&edge, &grant));
+    for answer in futures::future::join_all(forms).await {
+        let text = answer.ok().await["refresh_token"].as_str().unwrap().to_string();
+        assert_eq!(text.len(), 101);
+    }
+    let limited = client(&["--requests-per-minute", "3"]).await;
+    let grant = format!("grant_type=client_credentials&client_secret={limited}");
+    let mut refused = None;
+    for _ in 0..50 {
+        let answer = token(&edge, &grant).await;
+        if answer.status == 429 {
+            refused = Some(answer);
+            break;
+        }
+        assert_eq!(answer.header("x-ratelimit-limit-requests"), "3");
+    }
+    let refused = refused.expect("three a minute are not fifty");
+    assert!(refused.header("retry-after").parse::<u64>().is_ok_and(|s| (1..=60).contains(&s)));
+    assert_eq!(refused.error(429).await["code"], "rate_limit_exceeded");
+}
+
+/// An identity provider may call its clients whatever it likes.
+#[tokio::test]
+async fn a_client_of_another_issuer_is_not_taken_for_a_key() {
+    let node = InstantNode::start("n", Script::default());
+    let pair = Pair::es();
+    let setup = Edge::to(&[node.address()]);
+    let file = setup.dir().join("jwks.json");
+    fs::write(&file, json!({ "keys": [pair.jwk("k1")] }).to_string()).unwrap();
+    let issuer = format!("issuer = [{{ issuer = '{ISSUER}', audience = 'littoral', jwks = '{}' }}]", file.display());
+    let edge = setup.with("auth", &issuer).start();
+    let key = edge.key(&["create", "--tenant", "acme", "--user", "ada", "--model", "other"]);
+    eventually("the key", SOON, async || models(&edge, &key).await.status == 200).await;
+    for id in [key.split('_').nth(1).unwrap(), "0123456789ab"] {
+        let mut theirs = claims();
+        (theirs["client_id"], theirs["tenant"]) = (json!(id), json!("acme"));
+        let client = Client::new(edge.http).with_key(&pair.token("k1", &theirs));
+        client.chat(&ask(json!({}))).await.ok().await;
+    }
 }
 
 #[tokio::test]

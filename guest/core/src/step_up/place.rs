@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 const MOST: usize = 32;
 /// A known place is noted again after this time.
 const STALE_MS: u64 = 24 * 3_600_000;
+/// The same of one whose position is known: the speed of a journey is measured from the last note.
+const STALE_POSITION_MS: u64 = 10 * 60_000;
 /// Faster than an airliner.
 const MOST_KM_H: f64 = 1000.0;
 /// Databases of addresses are not exact: nearer than this is no journey.
@@ -75,9 +77,10 @@ impl Seen {
             ("", _) | (_, "") => place.network.is_some() && seen.place.network == place.network,
             (here, there) => here == there,
         };
+        let stale_ms = if place.position.is_some() { STALE_POSITION_MS } else { STALE_MS };
         match self.0.iter().rev().find(same) {
             Some(seen) => Verdict::Known {
-                stale: seen.place != *place || last.place != *place || now_ms.saturating_sub(seen.at_ms) > STALE_MS,
+                stale: seen.place != *place || last.place != *place || now_ms.saturating_sub(seen.at_ms) > stale_ms,
             },
             None if place.country.is_empty() => Verdict::Unusual("new network"),
             None => Verdict::Unusual("new country"),
@@ -142,8 +145,16 @@ mod tests {
         let there = at("203.0.113.1", "AU", Some(sydney));
         assert_eq!(seen.judge(&there, 2 * HOUR), Verdict::Unusual("impossible travel"));
         assert!(matches!(seen.judge(&there, 30 * HOUR), Verdict::Known { .. }));
+        // Who was at home a moment ago has not been travelling since the morning.
+        seen.note(there.clone(), 30 * HOUR);
+        let still = 45 * HOUR;
+        assert_eq!(seen.judge(&there, still), Verdict::Known { stale: true });
+        assert_eq!(seen.judge(&there, 30 * HOUR + HOUR / 6), Verdict::Known { stale: false });
+        seen.note(there.clone(), still);
+        let berlin = at("198.51.100.7", "DE", Some(berlin));
+        assert_eq!(seen.judge(&berlin, still + HOUR), Verdict::Unusual("impossible travel"));
         // A clock that went back does not make the journey longer.
-        assert_eq!(seen.judge(&there, 0), Verdict::Unusual("impossible travel"));
+        assert_eq!(seen.judge(&berlin, 0), Verdict::Unusual("impossible travel"));
     }
 
     #[test]

@@ -34,8 +34,6 @@ impl Key {
 pub enum JwksError {
     TooLarge,
     Malformed(String),
-    /// None of its keys is of a kind that is taken here.
-    NoKey,
 }
 
 impl std::fmt::Display for JwksError {
@@ -43,7 +41,6 @@ impl std::fmt::Display for JwksError {
         match self {
             Self::TooLarge => write!(f, "the key set has more than {MAX_BYTES} bytes"),
             Self::Malformed(error) => write!(f, "the key set cannot be read: {error}"),
-            Self::NoKey => f.write_str("the key set holds no signature key for ES256, EdDSA or RS256"),
         }
     }
 }
@@ -69,14 +66,14 @@ struct Jwk {
     e: Option<String>,
 }
 
-/// The keys of a set that can be used. Those of other kinds are passed over, as RFC 7517 asks (section 5).
+/// The keys of a set that can be used; none where an issuer has withdrawn them all. Those of other kinds are passed over,
+/// as RFC 7517 asks (section 5).
 pub fn parse(json: &[u8]) -> Result<Vec<Key>, JwksError> {
     if json.len() > MAX_BYTES {
         return Err(JwksError::TooLarge);
     }
     let set: Set = serde_json::from_slice(json).map_err(|e| JwksError::Malformed(e.to_string()))?;
-    let keys: Vec<_> = set.keys.into_iter().take(MAX_KEYS).filter_map(key).collect();
-    if keys.is_empty() { Err(JwksError::NoKey) } else { Ok(keys) }
+    Ok(set.keys.into_iter().take(MAX_KEYS).filter_map(key).collect())
 }
 
 fn key(jwk: serde_json::Value) -> Option<Key> {

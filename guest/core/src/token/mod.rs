@@ -35,6 +35,10 @@ pub struct Issuer {
     pub max_lifetime_s: u64,
     /// How far clocks may be apart, seconds.
     pub leeway_s: u64,
+    /// It mints for API keys: the `client_id` of its tokens is the id of a key. Another issuer's may look like one and is
+    /// none.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub for_keys: bool,
 }
 
 impl Default for Issuer {
@@ -47,6 +51,7 @@ impl Default for Issuer {
             tenant: None,
             max_lifetime_s: 15 * 60,
             leeway_s: 30,
+            for_keys: false,
         }
     }
 }
@@ -157,6 +162,8 @@ pub fn key_of(issuer: &str, kid: &str) -> String {
 pub struct Bearer {
     pub claims: Claims,
     pub tenant: String,
+    /// The token was issued to the API key that `client_id` names.
+    pub of_key: bool,
 }
 
 impl Issuer {
@@ -228,6 +235,9 @@ pub fn verify(text: &str, call: &Call, known: &dyn Knowledge) -> ControlFlow<Out
         Ok(origin) => origin,
         Err(error) => return refused(error),
     };
+    // A second factor that was proven with another issuer's token leaves the client what it was there.
+    let first = origin.as_ref().is_none_or(|origin| origin.iss == claims.iss);
+    let of_key = issuer.for_keys && first;
     for token in [Some(Origin::of(claims)), origin].into_iter().flatten() {
         let revoked = fact(call, known, fact_kind::REVOKED, &revoked_by(&token, &tenant))?;
         if let Some(error) = revoked.error {
@@ -237,7 +247,7 @@ pub fn verify(text: &str, call: &Call, known: &dyn Knowledge) -> ControlFlow<Out
             return refused(TokenError::Revoked);
         }
     }
-    Continue(Bearer { claims: token.claims, tenant })
+    Continue(Bearer { claims: token.claims, tenant, of_key })
 }
 
 /// A key that did not come with its issuer.

@@ -138,6 +138,9 @@ fn one(mut entry: Map<String, Value>) -> Result<Source, String> {
         Value::String(url) => Err(format!("'{url}' is no address: write https://host/path")),
         set => {
             let keys = keys(&rules.issuer, set.to_string().as_bytes())?;
+            if keys.is_empty() {
+                return Err("a key set holds no signature key for ES256, EdDSA or RS256".into());
+            }
             Ok(Source { rules, url: None, known: Mutex::new(Keys { keys, ..Keys::default() }) })
         }
     }
