@@ -168,26 +168,32 @@ impl Mint {
     pub async fn refresh(&self, store: &dyn Store, text: &str, client_id: &str) -> Result<Issued, TokenError> {
         let presented = Presented::parse(text).ok_or(TokenError::Refused)?;
         let place = place(client_id, presented.slot);
-        let before = store.get(Table::Refresh, &place).await?.ok_or(TokenError::Refused)?;
-        let mut refresh: Refresh = serde_json::from_slice(&before).map_err(|e| TokenError::Damaged(e.to_string()))?;
-        // A family that made room for another one is over.
-        if refresh.family != presented.family || refresh.subject.client_id != client_id || refresh.is_over() {
-            return Err(TokenError::Refused);
+        loop {
+            let before = store.get(Table::Refresh, &place).await?.ok_or(TokenError::Refused)?;
+            let mut refresh: Refresh =
+                serde_json::from_slice(&before).map_err(|e| TokenError::Damaged(e.to_string()))?;
+            // A family that made room for another one is over.
+            if refresh.family != presented.family || refresh.subject.client_id != client_id || refresh.is_over() {
+                return Err(TokenError::Refused);
+            }
+            let was_used = verify_slices_are_equal(refresh.digest.as_bytes(), digest(text).as_bytes()).is_err();
+            let (answer, json) = if was_used {
+                refresh.digest.clear();
+                (Err(TokenError::Refused), refresh.json()?)
+            } else if self.is_revoked(store, &refresh).await? {
+                return Err(TokenError::Refused);
+            } else {
+                let (issued, json) = self.issue(&mut refresh, presented.slot)?;
+                (Ok(issued), json)
+            };
+            // Of those who come at once one is first. The others look again, and what they have is used by then.
+            if store.swap(Table::Refresh, &place, &before, json, Some(self.refresh_until())).await? {
+                if was_used {
+                    tracing::warn!(client_id, "a refresh token was used twice; its family is ended");
+                }
+                return answer;
+            }
         }
-        if verify_slices_are_equal(refresh.digest.as_bytes(), digest(text).as_bytes()).is_err() {
-            tracing::warn!(client_id, "a refresh token was used twice; its family is ended");
-            refresh.digest.clear();
-            let json = refresh.json()?;
-            store.swap(Table::Refresh, &place, &before, json, Some(self.refresh_until())).await?;
-            return Err(TokenError::Refused);
-        }
-        if self.is_revoked(store, &refresh).await? {
-            return Err(TokenError::Refused);
-        }
-        let (issued, json) = self.issue(&mut refresh, presented.slot)?;
-        // Of two who come at once one is first; the other one's token is used by then.
-        let first = store.swap(Table::Refresh, &place, &before, json, Some(self.refresh_until())).await?;
-        if first { Ok(issued) } else { Err(TokenError::Refused) }
     }
 
     /// Whether the subject's tokens were revoked since.

@@ -151,6 +151,18 @@ async fn a_client_gets_a_token_refreshes_it_and_loses_it() {
     assert_eq!(replayed.json().await["error"], "invalid_grant");
     let after = token(&edge, &form(&second["refresh_token"])).await;
     assert_eq!(after.json().await["error"], "invalid_grant");
+    // Of many at once one is first, and the others end what it was given.
+    let issued = client.post("/oauth/token", "grant_type=client_credentials").await.ok().await;
+    let same = form(&issued["refresh_token"]);
+    let at = |i: usize| if i.is_multiple_of(2) { &edge } else { &other };
+    let mut given = Vec::new();
+    for answer in futures::future::join_all((0..8).map(|i| token(at(i), &same))).await {
+        if answer.status == 200 {
+            given.push(answer.ok().await);
+        }
+    }
+    assert_eq!(given.len(), 1);
+    assert_eq!(token(&edge, &form(&given[0]["refresh_token"])).await.status, 400);
     for (form, status, error) in [
         ("grant_type=client_credentials".to_string(), 401, "invalid_client"),
         (format!("grant_type=client_credentials&client_secret={}", wrong(&key)), 401, "invalid_client"),
