@@ -27,6 +27,10 @@ use crate::{
 /// How long an edge may take to hear of its nodes.
 const HEARD: Duration = Duration::from_secs(30);
 
+/// `[fleet]` of an edge that holds no failures in a row against a node, and leaves the one that fails most alone for a
+/// millisecond.
+pub const FORGIVING: &str = "breaker_failures = 100000\nbreaker_ms = 1\nbreaker_max_ms = 1";
+
 /// An edge that is about to be started.
 pub struct Setup {
     dir: PathBuf,

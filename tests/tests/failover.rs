@@ -9,7 +9,7 @@ use futures::future::join_all;
 use littoral_proto::v1::{Delta, Event, Started, Usage, delta::Part, event::Kind};
 use littoral_tests::{
     client::{Answer, Client},
-    edge::Edge,
+    edge::{Edge, FORGIVING},
     eventually,
     instant_node::{Fault, Gate, InstantNode, MODEL, Script},
     port::Port,
@@ -64,9 +64,7 @@ async fn home(client: &Client, user: usize) -> String {
 #[tokio::test]
 async fn another_node_goes_on_wherever_the_first_one_breaks_off() {
     let (one, two) = (InstantNode::start("one", script()), InstantNode::start("two", script()));
-    // As the one that fails most, a node is left alone for a millisecond.
-    let fleet = "breaker_failures = 100000\nbreaker_ms = 1\nbreaker_max_ms = 1";
-    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", fleet).start();
+    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", FORGIVING).start();
     let client = edge.client();
     let user = {
         let mut user = 0;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use littoral_proto::v1;
 use littoral_tests::{
     client::{Answer, Client},
-    edge::Edge,
+    edge::{Edge, FORGIVING},
     eventually,
     instant_node::{Fault, Gate, InstantNode, MODEL, Script},
     node::{self, Node},
@@ -56,9 +56,7 @@ async fn complete(client: &Client, body: &Value) -> String {
 #[tokio::test]
 async fn a_session_keeps_its_node_and_another_takes_over_when_that_fails() {
     let (one, two) = (InstantNode::start("one", Script::default()), InstantNode::start("two", Script::default()));
-    // What a node fails is not held against it here; as the one that fails most it is left alone for a millisecond.
-    let fleet = "breaker_failures = 100000\nbreaker_ms = 1\nbreaker_max_ms = 1";
-    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", fleet).start();
+    let edge = Edge::to(&[one.address(), two.address()]).with("fleet", FORGIVING).start();
     let client = edge.client();
     let mut homes = Vec::new();
     for user in 0..16 {

@@ -272,6 +272,7 @@ mod tests {
         // The last look of the one who follows may be under way, and make what is removed anew.
         let _ = fs::remove_dir_all(&root);
     }
+
     /// A log and a folder that nobody but the test makes follow it; the log is closed.
     fn closed(name: &str, lines: u64) -> (PathBuf, Copy) {
         let root = std::env::temp_dir().join(format!("littoral-audit-copy-{name}-{}", std::process::id()));

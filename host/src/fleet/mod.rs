@@ -222,8 +222,7 @@ impl Fleet {
         known.reachable = heard.is_some();
         known.info = heard.or_else(|| known.info.take());
         let (turned, reachable) = (was.reachable != known.reachable, known.reachable);
-        let models = |known: &Known| known.info.as_ref().map(|info| info.models.clone());
-        let has_others = models(&was) != models(known);
+        let has_others = was.info.as_ref().map(|info| &info.models) != known.info.as_ref().map(|info| &info.models);
         if turned || was.info != known.info {
             self.publish(&nodes);
         }

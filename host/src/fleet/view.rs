@@ -123,7 +123,7 @@ impl View {
     /// The nodes as they are now, for people to read.
     pub fn statuses(&self) -> Vec<NodeStatus> {
         let now = now_ms();
-        let status = |node: &Node| {
+        let status = |(at, node): (usize, &Node)| {
             let (rtt_ms, loss) = node.member.network();
             NodeStatus {
                 name: node.member.name().into(),
@@ -131,7 +131,7 @@ impl View {
                 draining: node.draining,
                 device: node.device.clone(),
                 models: node.models.iter().map(|model| model.name.clone()).collect(),
-                other_revision: self.is_left_out(node.member.name()),
+                other_revision: self.leaves_out(at),
                 busy: node.member.busy(),
                 slots: node.member.slots(),
                 ejected: node.member.is_open(),
@@ -140,7 +140,7 @@ impl View {
                 loss,
             }
         };
-        self.nodes.iter().map(status).collect()
+        self.nodes.iter().enumerate().map(status).collect()
     }
 
     /// Every model that a node was seen, or is said, to serve, and every other name that stands for one.
@@ -165,7 +165,10 @@ impl View {
 
     /// Whether the node is ready and gets no request for one of its models, of which most have another revision.
     pub fn is_left_out(&self, node: &str) -> bool {
-        let Some(at) = self.nodes.iter().position(|known| known.member.name() == node) else { return false };
+        self.nodes.iter().position(|known| known.member.name() == node).is_some_and(|at| self.leaves_out(at))
+    }
+
+    fn leaves_out(&self, at: usize) -> bool {
         let serves = |model: &v1::Model| self.models.get(&model.name).is_some_and(|served| served.nodes.contains(&at));
         self.nodes[at].ready && !self.nodes[at].models.iter().all(serves)
     }

@@ -170,8 +170,8 @@ impl Dispatch {
 
     /// How a node goes on from there; None if it cannot, or would with other weights.
     fn way(&self, from: &Origin, member: &Member) -> Option<Way> {
-        let fits = self.fleet.has_revision(member.name(), &self.ask.model, self.revision.as_deref());
-        from.way(&member.node).filter(|_| fits || !from.begun)
+        let fits = || self.fleet.has_revision(member.name(), &self.ask.model, self.revision.as_deref());
+        from.way(&member.node).filter(|_| !from.begun || fits())
     }
 
     /// A node whose breaker is open, when no other is left: one that has failed often is better than none.

@@ -8,7 +8,7 @@ use littoral_core::chat::ChatRequest;
 use littoral_proto::v1::{Delta, GenerateRequest, NodeInfo, Resume, delta::Part, event::Kind, node_client::NodeClient};
 use littoral_tests::{
     client::{Answer, Client},
-    edge::{Edge, Setup},
+    edge::{Edge, FORGIVING, Setup},
     eventually,
     instant_node::{Fault, InstantNode, MODEL, Script},
     node::{self, Node},
@@ -25,9 +25,6 @@ struct Pool {
     theirs: OpenAiServer,
     edge: Edge,
 }
-
-/// No failures in a row are held against a node, and the one that fails most is left alone for a millisecond.
-const FORGIVING: &str = "breaker_failures = 100000\nbreaker_ms = 1\nbreaker_max_ms = 1";
 
 async fn pool(resume: &str, more: impl FnOnce(Setup) -> Setup) -> Pool {
     let (ours, theirs) = (InstantNode::start("ours", Script::default()), OpenAiServer::start(FIVE));
